@@ -1,0 +1,1 @@
+"""From a properties file to a judged flow: properties (text) -> flow (wiring) -> fields (typed values)."""

@@ -1,0 +1,14 @@
+"""Processor: picks a sink of a group."""
+
+from __future__ import annotations
+
+from agent.component import Component
+from agent.event import Batch
+
+
+class Processor(Component):
+    """Set by the agent before `open`: `sinks`, in the group's order."""
+
+    async def process(self, batch: Batch) -> bytes | None:
+        """Send through one of the sinks; DeliveryError if none accepts."""
+        raise NotImplementedError

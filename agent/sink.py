@@ -1,0 +1,46 @@
+"""Sink: hands batches to the far side."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from agent.component import Component
+from agent.config.fields import Config, Seconds, key
+from agent.event import Batch
+from agent.metrics import SinkCounter
+
+
+class SinkConfig(Config):
+    """Keys that every sink has."""
+
+    channel: str = key("channel", doc="the channel it drains")
+    backoff: Seconds = key("backoff", Seconds(1.0), unit="ms", low=0.001, doc="first wait after a failure; doubles")
+    maxBackoff: Seconds = key("maxBackoff", Seconds(30.0), unit="ms", low=0.001, doc="longest wait after failures")
+
+
+class Sink(Component):
+    """`send` returns once the far side has accepted.
+
+    Set by the agent before `open`: `receipt`, the last receipt that was kept (None at first, or where the channel
+    keeps none); `durable`, whether receipts are kept; `counter`. If `open` sets another `receipt`, the runner keeps it
+    before the first `send`.
+    """
+
+    Config: ClassVar[type[Config]] = SinkConfig
+    receipt: bytes | None = None
+    durable: bool = False
+    counter: SinkCounter
+
+    batch_size: int = 100
+    """Most events the runner takes for one `send`."""
+    max_bytes: int = 1 << 20
+    """Most bytes of block for one `send`; may change when the far side says its limit."""
+    in_flight: int = 1
+    """How many `send` may wait for the far side at once; they are started in order."""
+
+    async def send(self, batch: Batch) -> bytes | None:
+        """Deliver; may be called again with the same batch. Returns a receipt (at most 64 KiB) or None.
+
+        DeliveryError: a condition of the destination, the batch waits. Rejected: a cause in an event itself.
+        """
+        raise NotImplementedError
