@@ -11,7 +11,7 @@ class Backoff:
 
     def next(self) -> float:
         """The wait that follows one more failure."""
-        wait = min(self.most, self.first * 2 ** min(self.failures, 30))
+        wait = min(self.most, self.first * 2.0 ** min(self.failures, 30))
         self.failures += 1
         return wait
 

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from agent.component import Component
-from agent.config.fields import Config
 from agent.event import Batch
 from agent.metrics import ChannelCounter
 from agent.source import DeadLetter, Kept
@@ -54,7 +53,6 @@ class Take(ABC):
 class Channel(Component):
     """put and take, all or nothing, in order. Set by the agent before `open`: `counter`."""
 
-    Config: ClassVar[type[Config]] = Config
     durable: ClassVar[bool] = False
     counter: ChannelCounter
 

@@ -12,7 +12,7 @@ import logging
 from types import TracebackType
 from typing import ClassVar, Self
 
-from agent.config.fields import Config
+from agent.config.fields import Config as AnyConfig
 from agent.errors import ConfigError
 
 KINDS = {
@@ -31,9 +31,9 @@ EXTRAS = {"paho": "mqtt", "fastavro": "avro", "sqlite_utils": "sqlite"}
 class Component:
     """Made by the agent from its Config; `async with` opens and closes it. Nothing is opened in __init__."""
 
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type[AnyConfig]] = AnyConfig
 
-    def __init__(self, name: str, config: Config) -> None:
+    def __init__(self, name: str, config: AnyConfig) -> None:
         self.name, self.config = name, config
         self.log = logging.getLogger(f"{type(self).__module__}.{name}")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from agent.errors import RemoteProtocolError
 
@@ -22,7 +21,8 @@ NUMBER_LIMIT = 1 << 62
 RUN_LIMIT = 100_000
 
 
-class Identity(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Identity:
     """A run of events as the first store that kept them named them: (origin, first) ... (origin, first+count-1)."""
 
     origin: bytes
@@ -129,7 +129,7 @@ def from_metadata(meta: dict[str, bytes], count: int) -> tuple[Transit | None, t
         identity = _identity(meta["headrace.identity"]) if "headrace.identity" in meta else None
     except (KeyError, ValueError, UnicodeDecodeError, IndexError) as error:
         raise RemoteProtocolError(f"headrace labels of a batch are malformed: {error!r}") from None
-    if transit and transit.count != count or identity and sum(i.count for i in identity) != count:
+    if (transit and transit.count != count) or (identity and sum(i.count for i in identity) != count):
         raise RemoteProtocolError(f"headrace labels do not fit a batch of {count} events")
     return transit, identity
 
