@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 from agent.component import Component
 from agent.event import Batch
@@ -50,6 +50,14 @@ class Take(ABC):
             self.rollback()
 
 
+class Put(NamedTuple):
+    """A batch and the channels of one home that it goes to; `optional` ones drop and count when they are full."""
+
+    batch: Batch
+    channels: Sequence[Channel]
+    optional: Sequence[Channel] = ()
+
+
 class Channel(Component):
     """put and take, all or nothing, in order. Set by the agent before `open`: `counter`."""
 
@@ -66,11 +74,15 @@ class Channel(Component):
 
         ChannelFull: no room within keep-alive, or the batch is over a limit. A cancelled put is all or nothing too.
         """
-        return await self.put_all([(self, batch)], marks)
+        return await self.put_all([Put(batch, (self,))], marks)
 
     @abstractmethod
-    async def put_all(self, pairs: Sequence[tuple[Channel, Batch]], marks: SourceMarks | None = None) -> Kept:
-        """Put several batches into channels of this home, all or nothing. Kept counts each event once."""
+    async def put_all(self, puts: Sequence[Put], marks: SourceMarks | None = None) -> Kept:
+        """Put several batches into channels of this home, all or nothing, in order. Kept counts each event once.
+
+        Batches that share a `transit` stream are parts of one received batch (a multiplexing selector cut it): repeats
+        are judged against what was known before the call.
+        """
 
     @abstractmethod
     async def take(self, limit: int, max_bytes: int = 1 << 20) -> Take:

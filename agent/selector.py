@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from agent.component import Component
 from agent.config.fields import Config
 from agent.event import Batch
+
+
+class Route(NamedTuple):
+    """Events that go to the same channels: `required` hold the source back when full, `optional` drop and count."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    batch: Batch
 
 
 class Selector(Component):
@@ -14,8 +24,12 @@ class Selector(Component):
         super().__init__(name, config)
         self.channels = channels
 
-    def select(self, batch: Batch) -> tuple[list[tuple[str, Batch]], list[tuple[str, Batch]]]:
-        """(required, optional) pairs of channel and batch; the same batch object where a channel gets all of it."""
+    def select(self, batch: Batch) -> list[Route]:
+        """Every event in at most one route, so that a store keeps it once, whatever number of channels it goes to.
+
+        Each channel sees its events in the batch's order when the routes are put one after another. An event that
+        goes nowhere is in no route. The same batch object is returned where a route holds all of it.
+        """
         raise NotImplementedError
 
     def problems(self) -> list[tuple[str, str]]:

@@ -76,6 +76,7 @@ class Flow:
     sinks: dict[str, SinkSpec] = field(default_factory=dict)
     groups: dict[str, GroupSpec] = field(default_factory=dict)
     services: dict[str, Spec] = field(default_factory=dict)
+    drain_timeout: float = 10.0
     warnings: list[Problem] = field(default_factory=list)
 
 
