@@ -1,0 +1,83 @@
+"""What a test needs of the machine: `need("mosquitto")` skips by name where it can't be had, and fails when CI=true."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PREFIX = "peer not here: "
+SBIN = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/sbin"))
+DEBIAN = {
+    "mosquitto": "mosquitto",
+    "mosquitto_pub": "mosquitto-clients",
+    "mosquitto_sub": "mosquitto-clients",
+    "nc": "netcat-openbsd",
+    "java": "default-jdk-headless",
+    "javac": "default-jdk-headless",
+    "mvn": "maven",
+    "strace": "strace",
+    "openssl": "openssl",
+}
+
+
+def need(*names: str) -> None:
+    """Skip the test (with CI=true: fail it) unless each of these is here.
+
+    A name is a program on PATH, or one of `flume` (its jars in the user's Maven repository), `mount-namespace`,
+    `root`.
+    """
+    for name in names:
+        reason = missing(name)
+        if reason and os.environ.get("CI") == "true":
+            pytest.fail(f"{PREFIX}{name} ({reason})", pytrace=False)
+        elif reason:
+            pytest.skip(f"{PREFIX}{name} ({reason})")
+
+
+@cache
+def missing(name: str) -> str:
+    """Why this can't be had, in a few words; empty if it is here."""
+    check = CHECKS.get(name)
+    if check:
+        return check()
+    if find(name):
+        return ""
+    return f"apt-get install {DEBIAN[name]}" if name in DEBIAN else "no such program on PATH"
+
+
+def find(program: str) -> str | None:
+    """Where a program lies; servers of Debian are often in an sbin folder that isn't on PATH."""
+    return shutil.which(program) or shutil.which(program, path=SBIN)
+
+
+def maven_repository() -> Path:
+    """The user's Maven repository."""
+    return Path(os.environ.get("HEADRACE_M2", Path.home() / ".m2" / "repository"))
+
+
+def _flume() -> str:
+    if missing("java"):
+        return missing("java")
+    jar = maven_repository() / "org/apache/flume/flume-ng-node/1.11.0/flume-ng-node-1.11.0.jar"
+    return "" if jar.exists() else "its jars are not in the Maven repository: make peers"
+
+
+def _mount_namespace() -> str:
+    unshare = find("unshare")
+    if not unshare:
+        return "no unshare on PATH"
+    tried = subprocess.run([unshare, "--mount", "true"], capture_output=True, text=True, check=False)
+    return "" if tried.returncode == 0 else f"unshare --mount: {tried.stderr.strip() or tried.returncode}"
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "not root"
+
+
+CHECKS: dict[str, Callable[[], str]] = {"flume": _flume, "mount-namespace": _mount_namespace, "root": _root}
