@@ -1,0 +1,71 @@
+# demo    the whole road in half a minute: sensors, broker, collector (killed halfway), aggregator, and a count
+# test    every test: installs what it needs, names what it could not have
+# check   lint, types, layers and the fast tests, in a minute
+# bench   measures against a real Flume and writes docs/performance.md
+# soak    the random kills, 500 a leg
+# docs    regenerates the tables in docs/
+PYTHON ?= python3
+WORKERS ?= 2
+TESTS ?= tests
+KILLS ?= 500
+
+BIN := .venv/bin
+STAMPS := .venv/stamps
+POMS := $(wildcard tests/peers/*/pom.xml)
+PEERS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench soak docs peers clean
+
+help:
+	@sed -n 's/^# \([a-z]\{4,5\}  \)/make \1/p' Makefile
+
+demo: $(STAMPS)/python
+	@tests/peers/install mosquitto
+	@$(BIN)/python deploy/demo.py
+
+test: $(STAMPS)/python peers
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
+
+check: $(STAMPS)/python
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not peer and not fault" tests
+
+bench: $(STAMPS)/python peers
+	$(BIN)/python -m tests.bench
+
+soak: $(STAMPS)/python peers
+	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -q -s tests/faults
+
+docs: $(STAMPS)/python
+	$(BIN)/python -m tests.house.components
+
+peers: $(STAMPS)/maven
+	@tests/peers/install $(PEERS)
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+
+# Each stamp is made again when the file that it depends on is newer; what is there already is left alone.
+
+$(STAMPS)/python: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+	    f"Headrace needs Python 3.11 or newer; {sys.executable} is {v.major}.{v.minor}. Try: make PYTHON=python3.13")'
+	@$(PYTHON) -c 'import ensurepip' 2> /dev/null || tests/peers/install $$($(PYTHON) -c \
+	    'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	@test -x $(BIN)/python || { echo "-- making .venv"; $(PYTHON) -m venv .venv; }
+	@echo "-- installing Python packages into .venv"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/maven: $(STAMPS)/python $(POMS)
+	@tests/peers/install java javac mvn
+	@command -v mvn > /dev/null || { echo "-- no mvn: the peers' jars are not fetched"; exit 0; }; \
+	for pom in $(POMS); do \
+	    echo "-- fetching the jars of $$pom into the Maven repository"; \
+	    mvn -q -B -f $$pom dependency:resolve -DincludeScope=runtime || exit 0; \
+	done; \
+	touch $@
