@@ -117,9 +117,7 @@ def stalls(metrics: Metrics) -> list[str]:
     """Stores that make no progress. A channel over a store shows how long its commit has been under way in the gauge
     `stalled_seconds`; a channel without one can't stall."""
     waits = {c.name: c.gauges["stalled_seconds"]() for c in metrics.counters.values() if "stalled_seconds" in c.gauges}
-    return [
-        f"channel {name}: a commit waits for {wait:.0f} s" for name, wait in waits.items() if wait > STALLED_SECONDS
-    ]
+    return [f"channel {name}: a commit takes {wait:.0f} s" for name, wait in waits.items() if wait > STALLED_SECONDS]
 
 
 def status(metrics: Metrics, ready: bool) -> dict[str, Any]:

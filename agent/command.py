@@ -1,0 +1,129 @@
+"""The command that both programs share.
+
+A run has three steps: the options are read (options.py), the files are judged whole (every error at once, nothing
+opened), and the agent runs (run.py) until a signal or a fault of its store ends it. What costs time to import is
+imported where it is needed: `--help` and `version` load neither asyncio nor a component.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agent import logs
+from agent.errors import ConfigError
+from agent.options import FATAL, OK, WRONG, Options, Program, listeners, parse, summary
+from agent.version import VERSION
+
+if TYPE_CHECKING:
+    from agent.config.flow import Flow, Spec
+
+__all__ = ["Program", "run"]
+log = logging.getLogger("agent")
+
+
+def run(program: Program, arguments: Sequence[str]) -> int:
+    """The whole program; returns the exit code."""
+    options = parse(program, arguments)
+    given = options.given
+    logs.set_up(given.log_level, given.log_format)
+    for warning in given.warnings:
+        log.warning("%s", warning)
+    try:
+        files = options.read()
+        flow = options.judge(files)
+        for problem in flow.warnings:
+            log.warning("%s", problem)
+        if given.check:
+            print(f"{summary(flow)}: the configuration is right")
+            return OK
+        if given.write_config:
+            return _write(options, flow, given.write_config)
+    except ConfigError as error:
+        return _wrong(error, options)
+    return _run(options, files, flow)
+
+
+def _wrong(error: ConfigError, options: Options) -> int:
+    lines = str(error).splitlines()
+    for line in lines:
+        log.error("%s", line)
+    many = f"{len(lines)} errors" if len(lines) > 1 else "1 error"
+    hint = "" if options.given.lenient else "; --lenient drops what is wrong and runs the rest, as Flume does"
+    log.error("%s in the configuration, nothing was started%s", many, hint)
+    return WRONG
+
+
+def _write(options: Options, flow: Flow, target: str) -> int:
+    """Write the configuration in use; never over a file that is there."""
+    if options.given.files:
+        from agent.config.render import render
+
+        text = render(flow)
+    else:
+        text = options.program.default()[1].decode()
+    if target == "-":
+        sys.stdout.write(text)
+        return OK
+    try:
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"--write-config {target}: {error.strerror}") from None
+    print(f"wrote {target}; edit it, then: {options.program.command} -f {target}")
+    return OK
+
+
+PLACES = ("url", "hostname", "bind", "sink.directory", "database", "path", "dataDirs", "directory")
+"""Keys that say where a component listens, sends to or keeps; the first that is set is shown."""
+
+
+def banner(options: Options, flow: Flow) -> list[str]:
+    """What comes in, where it is kept, where it goes; at the end what to change for the next step."""
+    program = options.program
+    files = ", ".join(options.given.files) or "the built-in configuration"
+    lines = [f"{program.command} {VERSION}: agent {flow.agent} of {files}"]
+    rows = (("in", flow.sources), ("keep", flow.channels), ("out", flow.sinks), ("serve", flow.services))
+    for verb, specs in rows:
+        lines += [f"  {verb:5} {s.name:12} {s.type:10} {place(s)}".rstrip() for s in specs.values()]
+    if not options.given.files:
+        lines.append(f"  next  {program.next_step}: {program.command} --write-config my.conf, edit, -f my.conf")
+    return lines
+
+
+def place(spec: Spec) -> str:
+    """Where a component listens, sends to or keeps, without a password that its url may hold."""
+    for name in PLACES:
+        value = spec.raw.get(name)
+        if value and name in ("bind", "hostname"):
+            value = f"[{value}]" if ":" in value else value
+            port = spec.raw.get("port", "")
+            return f"http://{value}:{port}/" if spec.type == "metrics" else f"{value}:{port}"
+        if value:
+            head, at, tail = value.rpartition("@")
+            user = head.rpartition(":")[0] if head.count(":") > 1 else head
+            value = f"{user}{at}{tail}"
+            topics = spec.raw.get("topics") or spec.raw.get("topic")
+            return f"{value}  {topics}" if topics else value
+    return ""
+
+
+def _run(options: Options, files: Sequence[tuple[str, bytes]], flow: Flow) -> int:
+    from agent import ports
+
+    for bind, port, spec in listeners(flow):
+        who = ports.taken(bind, port)
+        if who:
+            log.error("%s: %s.%s.%s.port: %s:%d is taken by %s; stop that one or choose another port",
+                      spec.place, flow.agent, spec.kind, spec.name, bind, port, who)  # fmt: skip
+            return FATAL
+    for line in banner(options, flow):
+        options.say(line)
+    import asyncio
+
+    from agent.run import Running
+
+    return asyncio.run(Running(options, files, flow).run())

@@ -1,0 +1,23 @@
+"""The aggregator: `python -m aggregator`, `headrace-aggregator`."""
+
+from __future__ import annotations
+
+import sys
+
+from agent.command import Program, run
+
+AGGREGATOR = Program(
+    command="headrace-aggregator",
+    package="aggregator",
+    title="the aggregator: receives from collectors and fans out to its outputs",
+    next_step="take collectors from other machines, another folder, more outputs",
+)
+
+
+def main() -> int:
+    """Run with the arguments of the process; returns the exit code."""
+    return run(AGGREGATOR, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
