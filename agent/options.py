@@ -47,13 +47,13 @@ class Program:
         return f"{self.package}/default.conf", path.read_bytes()
 
 
-REFUSED = {
+REFUSED: dict[tuple[str, ...], str] = {
     ("--conf-uri", "-u"): "a configuration comes from files: fetch it first, then -f FILE",
     ("--zkConnString", "-z"): "a configuration from ZooKeeper isn't supported: write it to a file, then -f FILE",
     ("--zkBasePath", "-p"): "a configuration from ZooKeeper isn't supported: write it to a file, then -f FILE",
     ("--conf-provider", "-prov"): "configuration providers are Java classes: use -f FILE",
 }
-IGNORED = {
+IGNORED: dict[tuple[str, ...], str] = {
     ("--classpath", "-C"): "there is no Java classpath; a component of your own is `type = package.module:Class`",
     ("--plugins-path",): "there are no Java plugins; a component of your own is `type = package.module:Class`",
     ("--auth-provider", "-a"): "it belongs to --conf-uri",
@@ -116,10 +116,10 @@ def _parser(program: Program) -> argparse.ArgumentParser:
     add("--log-format", choices=logs.FORMATS, default="text", help="text (default) or json, on stderr")
     add("--write-config", metavar="FILE", help="write the configuration in use, commented, and exit; - prints it")
     add("-d", "--dryrun", action=_Refuse, nargs=0, metavar="use --check", help=argparse.SUPPRESS)
-    for flags, why in REFUSED.items():
-        add(*flags, action=_Refuse, metavar=why, help=argparse.SUPPRESS)
-    for flags, why in IGNORED.items():
-        add(*flags, action=_Ignore, dest="ignored", metavar=why, help=argparse.SUPPRESS)
+    for names, why in REFUSED.items():
+        add(*names, action=_Refuse, metavar=why, help=argparse.SUPPRESS)
+    for names, why in IGNORED.items():
+        add(*names, action=_Ignore, dest="ignored", metavar=why, help=argparse.SUPPRESS)
     return parser
 
 
@@ -228,9 +228,7 @@ def listeners(flow: Flow) -> list[tuple[str, int, Spec]]:
     """(address, port, who) of every source and service that listens."""
     specs: list[Spec] = [*flow.sources.values(), *flow.services.values()]
     found = ((getattr(s.config, "bind", None), getattr(s.config, "port", None), s) for s in specs)
-    return [
-        (bind, port, spec) for bind, port, spec in found if isinstance(bind, str) and isinstance(port, int) and port
-    ]
+    return [(bind, port, spec) for bind, port, s in found if isinstance(bind, str) and isinstance(port, int) and port]
 
 
 def _clashes(flow: Flow) -> None:

@@ -1,7 +1,8 @@
 """Who holds a TCP port, so that "address already in use" can name the other program.
 
 The kernel lists listening sockets in /proc/net/tcp and tcp6 (proc(5)): columns `local_address` (hexadecimal
-address:port), `st` (0A is LISTEN) and `inode`; a process that holds the socket has `socket:[inode]` in its /proc/PID/fd.
+address:port), `st` (0A is LISTEN) and `inode`; a process that holds the socket has `socket:[inode]` in its
+/proc/PID/fd.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ LISTEN = "0A"
 
 
 def taken(host: str, port: int) -> str | None:
-    """None if a listener could bind there, else who has it, as a phrase. Other errors of bind are left to the source."""
+    """None if a listener could bind there, else who has it, as a phrase. Other errors are left to the source."""
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:

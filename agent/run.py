@@ -4,8 +4,8 @@ Reload. The files are read again every `--poll-interval` seconds, and new conten
 agree on it: an editor's half-written file isn't judged. A file that is wrong is refused with all its errors, once, and
 the configuration that runs goes on.
 
-systemd. READY goes out when every source listens, or after `PATIENCE` seconds: a collector whose broker is away must not
-be killed at start, it has a store to drain. The watchdog is fed while the event loop turns and no store stalls.
+systemd. READY goes out when every source listens, or after `PATIENCE` seconds: a collector whose broker is away must
+not be killed at start, it has a store to drain. The watchdog is fed while the event loop turns and no store stalls.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Running:
         notify.ready("running")
 
     async def _ready(self) -> None:
-        while not self.agent.ready:
+        while not self.agent.ready:  # noqa: ASYNC110 - only a flag is known of the agent
             await asyncio.sleep(READY_POLL)
 
     async def _watch(self) -> None:
