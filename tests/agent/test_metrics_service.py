@@ -1,0 +1,207 @@
+"""The metrics service: Flume's JSON, Prometheus text, health and readiness, and its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import pytest
+
+from agent.errors import ConfigError
+from agent.metrics import ChannelCounter, Metrics, SinkCounter, SourceCounter
+from agent.services import metrics as module
+from agent.services.metrics import MetricsConfig, MetricsService
+
+T = TypeVar("T")
+
+
+def counted() -> Metrics:
+    metrics = Metrics()
+    source = metrics.counter(SourceCounter, "r1")
+    source.EventReceivedCount = 7
+    channel = metrics.counter(ChannelCounter, "c1")
+    channel.ChannelSize, channel.ChannelFillPercentage, channel.bytes = 3, 0.3, 245
+    metrics.counter(SinkCounter, "k1")
+    return metrics
+
+
+def service(metrics: Metrics | None = None, ready: bool = True, port: int = 0) -> MetricsService:
+    made = MetricsService("web", MetricsConfig(bind="127.0.0.1", port=port))
+    made.metrics, made.ready = metrics or counted(), lambda: ready
+    return made
+
+
+async def ask(port: int, request: str) -> tuple[str, str, str]:
+    """(status line, headers, body) of one raw request."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request.encode())
+    data = (await asyncio.wait_for(reader.read(), 20)).decode()
+    writer.close()
+    head, _, body = data.partition("\r\n\r\n")
+    status, _, headers = head.partition("\r\n")
+    return status, headers, body
+
+
+def get(
+    path: str, made: MetricsService | None = None, accept: str = "*/*", method: str = "GET"
+) -> tuple[str, str, str]:
+    async def talk(port: int) -> tuple[str, str, str]:
+        return await ask(port, f"{method} {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n")
+
+    return served(made or service(), talk)
+
+
+def served(made: MetricsService, talk: Callable[[int], Awaitable[T]]) -> T:
+    async def main() -> T:
+        async with made:
+            serving = asyncio.create_task(made.run())
+            try:
+                return await talk(made.port)
+            finally:
+                serving.cancel()
+
+    return asyncio.run(main())
+
+
+def test_metrics_are_flumes_json() -> None:
+    """/metrics is one object of TYPE.name with members that are all strings, by Flume's names."""
+    status, headers, body = get("/metrics")
+    shown = json.loads(body)
+    assert status == "HTTP/1.1 200 OK" and "application/json;charset=utf-8" in headers
+    assert list(shown) == ["SOURCE.r1", "CHANNEL.c1", "SINK.k1"]
+    assert shown["SOURCE.r1"]["EventReceivedCount"] == "7" and shown["SOURCE.r1"]["Type"] == "SOURCE"
+    assert set(shown["CHANNEL.c1"]) == {"Type", "StartTime", "StopTime", *ChannelCounter.FLUME}
+    assert shown["CHANNEL.c1"]["ChannelFillPercentage"] == "0.3"
+    assert all(isinstance(value, str) for member in shown.values() for value in member.values())
+
+
+def test_path_ignores_case() -> None:
+    """Flume's server takes /Metrics too."""
+    assert json.loads(get("/MeTrics?x=1")[2])
+
+
+@pytest.mark.parametrize(("path", "accept"), [("/metrics", "text/plain"), ("/metrics/prometheus", "*/*")])
+def test_prometheus_text(path: str, accept: str) -> None:
+    """Prometheus text comes for Accept: text/plain and on its own path, with depth in events and bytes."""
+    status, headers, body = get(path, accept=accept)
+    assert status.endswith("200 OK") and "text/plain; version=0.0.4" in headers
+    assert "# TYPE headrace_source_event_received_total counter" in body
+    assert 'headrace_source_event_received_total{component="r1"} 7' in body
+    assert "# TYPE headrace_channel_events gauge" in body
+    assert 'headrace_channel_events{component="c1"} 3' in body
+    assert 'headrace_channel_bytes{component="c1"} 245' in body
+    assert 'headrace_channel_oldest_seconds{component="c1"} 0' in body
+
+
+def test_a_prometheus_family_is_declared_once() -> None:
+    """Two channels share one HELP and one TYPE line, and the family's samples follow each other."""
+    metrics = counted()
+    metrics.counter(ChannelCounter, 'c"2').ChannelSize = 9
+    lines = get("/metrics/prometheus", service(metrics))[2].splitlines()
+    at = lines.index("# TYPE headrace_channel_events gauge")
+    assert lines[at + 1 : at + 3] == [
+        'headrace_channel_events{component="c1"} 3',
+        'headrace_channel_events{component="c\\"2"} 9',
+    ]
+    assert sum("TYPE headrace_channel_events " in line for line in lines) == 1
+
+
+def test_readyz_names_the_reasons() -> None:
+    """Until every source listens /readyz is 503 and says which component waits for what."""
+    metrics = counted()
+    for counter in metrics.counters.values():
+        counter.say("running")
+    metrics.counter(SinkCounter, "k1").say("waiting: connection refused")
+    status, _, body = get("/readyz", service(metrics, ready=False))
+    assert status == "HTTP/1.1 503 Service Unavailable" and body == "sink k1: waiting: connection refused\n"
+    assert get("/readyz")[2] == "ready\n"
+
+
+def test_healthz_sees_a_stalled_store() -> None:
+    """/healthz is 200, and 503 once a store's commit has been under way for more than a minute."""
+    assert get("/healthz")[0].endswith("200 OK")
+    metrics = counted()
+    metrics.counter(ChannelCounter, "c1").gauges["stalled_seconds"] = lambda: 61.0
+    status, _, body = get("/healthz", service(metrics))
+    assert status.split()[1] == "503" and "channel c1" in body
+
+
+def test_status_is_for_the_tool() -> None:
+    """/status gives each component's state and numbers as JSON."""
+    shown = json.loads(get("/status")[2])
+    assert shown["ready"] is True
+    assert [(c["kind"], c["name"]) for c in shown["components"]] == [
+        ("source", "r1"),
+        ("channel", "c1"),
+        ("sink", "k1"),
+    ]
+    assert shown["components"][1]["ChannelSize"] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("TRACE", "/metrics", 403), ("OPTIONS", "/", 403), ("POST", "/metrics", 405), ("GET", "/nothing", 404)],
+)
+def test_refusals(method: str, path: str, status: int) -> None:
+    """TRACE and OPTIONS are forbidden as in Flume, other methods not allowed, other paths not found."""
+    assert get(path, method=method)[0].split()[1] == str(status)
+
+
+def test_head_has_no_body() -> None:
+    """HEAD answers the length and no body."""
+    status, headers, body = get("/healthz", method="HEAD")
+    assert status.endswith("200 OK") and "Content-Length: 6" in headers and body == ""
+
+
+def test_index_links_every_page() -> None:
+    """/ is a small page that links the others."""
+    assert all(page in get("/")[2] for page in module.PAGES)
+
+
+def test_other_bytes_are_answered_400() -> None:
+    """What is no HTTP gets a 400."""
+    assert served(service(), lambda port: ask(port, "\0\1\2\r\n\r\n"))[0].split()[1] == "400"
+
+
+def test_an_endless_request_is_cut() -> None:
+    """A request longer than the bound gets 431 before it is all read."""
+    assert served(service(), lambda port: ask(port, "GET / HTTP/1.1\r\nX: " + "x" * 20_000))[0].split()[1] == "431"
+
+
+def test_a_slow_client_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that doesn't finish its request within the limit is closed without an answer."""
+    monkeypatch.setattr(module, "TIMEOUT", 0.05)
+    assert served(service(), lambda port: ask(port, "GET / HT")) == ("", "", "")
+
+
+def test_connections_are_bounded_and_others_served_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Idle connections up to the bound keep their place, one more is closed; when they go, others are served."""
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
+
+    async def talk(port: int) -> tuple[bytes, str]:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        refused = await reader.read()
+        for _, held in [*idle, (reader, writer)]:
+            held.close()
+            await held.wait_closed()
+        while True:
+            status = (await ask(port, "GET /healthz HTTP/1.1\r\n\r\n"))[0]
+            if status:
+                return refused, status
+
+    refused, status = served(service(), talk)
+    assert refused == b"" and status.endswith("200 OK")
+
+
+def test_a_taken_port_is_named() -> None:
+    """A port that somebody has is an error with the address."""
+
+    async def main() -> None:
+        async with service() as first:
+            with pytest.raises(ConfigError, match=f"127.0.0.1:{first.port}"):
+                await service(port=first.port).open()
+
+    asyncio.run(main())
