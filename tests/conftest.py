@@ -60,6 +60,7 @@ def _bounded(item: pytest.Item) -> Iterator[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[Any]:
+    harness.LIVE[:] = [server for server in harness.LIVE if server.running]
     return (yield from _bounded(item))
 
 
