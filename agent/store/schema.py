@@ -45,10 +45,13 @@ _HEAD = struct.Struct(">qqqqqqB")
 
 
 class Row(NamedTuple):
-    """A stored batch. `position` and `number` are those of its last event; numbers in a row follow each other."""
+    """A stored batch, in the columns' order (`events` is column `count`).
+
+    `position` and `number` are those of its last event; the numbers of a row follow each other.
+    """
 
     position: int
-    count: int
+    events: int
     origin: bytes
     number: int
     channels: int
@@ -62,18 +65,16 @@ class Row(NamedTuple):
     @property
     def first(self) -> int:
         """Number of the first event."""
-        return self.number - self.count + 1
+        return self.number - self.events + 1
 
     def intact(self) -> bool:
         """Whether the checksum fits."""
-        return self.crc == row_crc(*self[:9], self.block)
+        return self.crc == row_crc(self[:9], self.block)
 
 
-def row_crc(
-    position: int, count: int, origin: bytes, number: int, channels: int, wall_ms: int, boot_ns: int, codec: int,
-    identity: bytes | None, block: bytes,
-) -> int:  # fmt: skip
-    """CRC-32 (zlib) over the head, origin, identity runs and block of a row of `batch`."""
+def row_crc(columns: tuple[int, int, bytes, int, int, int, int, int, bytes | None], block: bytes) -> int:
+    """CRC-32 (zlib) of a row of `batch`: the columns before `crc`, in their order, and the block."""
+    position, count, origin, number, channels, wall_ms, boot_ns, codec, identity = columns
     head = _HEAD.pack(position, count, number, channels, wall_ms, boot_ns, codec) + origin
     if identity is not None:
         head += identity

@@ -1,0 +1,571 @@
+"""The store under the file channels of an agent: one folder, one writer thread, group commit.
+
+**An acknowledgement means that the transaction is on the device.** A put is handed to the writer thread and answered
+when its commit has returned. What arrives while a commit is under way joins the next one, so the price of a commit
+(one flush, about 8 kB) is shared by whoever waits. Cursors that moved are merged into the next commit of a put, or
+written after a second: a repeat after a kill is recognised by its number at the receiver.
+
+Files of the folder: headrace.db (and -wal), headrace.lock, headrace.reserve (given up when the disk is full, so that
+acknowledgements still find room), headrace.sock (commands; agent/store/control.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+
+from agent import clock
+from agent.errors import ChannelError, ChannelFull
+from agent.store import schema
+from agent.store.database import WAL_PAGES, BuryRequest, CursorState, Damaged, Database, Kept, PutRequest, Request
+from agent.store.lock import StoreLock
+from agent.store.queue import ChannelQueue, Segment
+from agent.store.schema import Row
+
+if TYPE_CHECKING:
+    from agent.store.salvage import Report
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 1.0
+"""A cursor that moved waits at most this long for a commit to travel with."""
+GROUP_BYTES = 4 << 20
+"""Puts beyond this sum go into the next commit: it bounds the WAL and with it the reserve."""
+VACUUM_PAGES, VACUUM_STEP = 8 << 10, 512
+"""Above this many free pages the file gives them back, so many at a time, while it has nothing else to do."""
+
+Answer = TypeVar("Answer")
+
+
+class Options(NamedTuple):
+    """What the channels of a store agree on; bytes."""
+
+    synchronous: str = "FULL"
+    max_bytes: int = 0
+    required_space: int | None = None
+    letter_limit: int = 64 << 20
+
+
+class _Job(NamedTuple):
+    """Work for the writer thread: a request that joins a commit, or a call of its own."""
+
+    work: Request | Callable[[Database], Any] | None
+    future: asyncio.Future[Any] | None
+    then: Callable[[Any], None] | None = None
+    """Called on the loop with the answer, in the writer's order."""
+
+
+class Store:
+    """Shared by the channels of one folder (`acquire`, `release`). Raises ChannelError when it can't go on."""
+
+    _open: ClassVar[dict[Path, Store]] = {}
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.folder, self.options = folder, options
+        self.path = folder / "headrace.db"
+        self.reserve = folder / "headrace.reserve"
+        self.queues: dict[str, ChannelQueue] = {}
+        self.on_rows: dict[str, Callable[[], None]] = {}
+        """Called on the loop when a channel has new rows, or the store has failed."""
+        self.failed: ChannelError | None = None
+        self.full = ""
+        """Why puts are refused for want of disk; empty while there is room."""
+        self.missing = 0
+        """Events that salvage could not read, since the file was created."""
+        self.users = 0
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._dirty_lock = threading.Lock()
+        self._dirty: dict[int, CursorState] = {}
+        self._receipts: dict[int, bytes] = {}
+        self._flush: asyncio.TimerHandle | None = None
+        self._chains: dict[bytes, tuple[bytes, int]] = {}
+        self._space_checked = 0.0
+        self._rested = time.monotonic()
+        self._taken: list[_Job] = []
+
+    # ---- life
+
+    @classmethod
+    async def acquire(cls, folder: Path, options: Options) -> Store:
+        """The store of a folder (an absolute path), opened if nobody in this process has it yet."""
+        store = cls._open.get(folder)
+        if store is None:
+            store = cls._open[folder] = cls(folder, options)
+            try:
+                await store._start()
+            except BaseException:
+                del cls._open[folder]
+                raise
+        elif store.options != options:
+            log.warning(
+                "channels of %s differ in synchronous, maxBytes or minimumRequiredSpace: the first one's count", folder
+            )
+        store.users += 1
+        return store
+
+    async def release(self) -> None:
+        """The last user closes it: cursors are flushed, the WAL is checkpointed."""
+        self.users -= 1
+        if self.users == 0:
+            self._open.pop(self.folder, None)
+            await self._stop()
+
+    async def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        _make_folder(self.folder)
+        self.lock = StoreLock(self.folder / "headrace.lock")
+        try:
+            self.db = await asyncio.to_thread(self._open_database)
+            self.missing = sum(row[3] for row in self.db.lost())
+        except BaseException:
+            self.lock.release()
+            raise
+        self.marks: Mapping[str, Mapping[str, bytes]] = self.db.marks
+        self._chains = self.db.chains()
+        self._thread = threading.Thread(target=self._run, name=f"store {self.folder.name}", daemon=True)
+        self._thread.start()
+
+    def _open_database(self) -> Database:
+        try:
+            db = self._database()
+        except (Damaged, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.OperationalError) and not _is(error, sqlite3.SQLITE_CORRUPT):
+                raise ChannelError(f"can't open the store {self.path}: {error}") from error
+            self._report(_salvage(self.path, str(error)))
+            db = self._database()
+        try:
+            db.start()
+            self._make_reserve()
+        except sqlite3.OperationalError as error:
+            if not _is(error, sqlite3.SQLITE_FULL):
+                raise
+            # A full disk keeps nobody from draining: give the reserve up and begin again.
+            db.close()
+            self.reserve.unlink(missing_ok=True)
+            db = self._database()
+            db.start()
+            self.full = _no_room(self.folder)
+        return db
+
+    def _database(self) -> Database:
+        return Database(self.path, self.options.synchronous, self.options.max_bytes, self.options.letter_limit)
+
+    async def _stop(self) -> None:
+        if self._flush:
+            self._flush.cancel()
+        self._jobs.put(_Job(None, None))
+        await asyncio.to_thread(self._thread.join)
+        self.lock.release()
+
+    async def queue(self, name: str) -> ChannelQueue:
+        """The channel's queue; a channel that the store doesn't know starts at the end."""
+        if name not in self.queues:
+            state, end = await self.call(lambda db: db.channel(name))
+            self.queues[name] = ChannelQueue(state, end)
+            if self.queues[name].depth:
+                await self.load(self.queues[name])
+        return self.queues[name]
+
+    # ---- what channels ask for (on the loop)
+
+    def put(self, request: PutRequest) -> asyncio.Future[Kept]:
+        """Hand a put to the writer; the future is set once its commit is on the device. Not to be cancelled."""
+        if self.failed:
+            raise self.failed
+        reason = self.full or self._no_space()
+        if reason:
+            raise ChannelFull(reason)
+        return self._submit(request)
+
+    def bury(self, request: BuryRequest) -> asyncio.Future[Kept]:
+        """Keep dead letters; done even when the disk refuses puts, as long as there is any room."""
+        if self.failed:
+            raise self.failed
+        return self._submit(request)
+
+    def call(
+        self, work: Callable[[Database], Answer], then: Callable[[Answer], None] | None = None
+    ) -> asyncio.Future[Answer]:
+        """Run something on the writer's thread, after what was handed in before."""
+        if self.failed:
+            raise self.failed
+        return self._submit(work, then)
+
+    def _submit(
+        self, work: Request | Callable[[Database], Any], then: Callable[[Any], None] | None = None
+    ) -> asyncio.Future[Any]:
+        future = self._loop.create_future()
+        self._jobs.put(_Job(work, future, then))
+        return future
+
+    def moved(self, channel: ChannelQueue, receipt: bytes | None = None) -> None:
+        """A channel's place changed: keep it with the next commit, or within a second."""
+        snapshot = channel.snapshot()
+        with self._dirty_lock:
+            self._dirty[channel.id] = snapshot
+            if receipt is not None:
+                self._receipts[channel.id] = receipt
+        if self._flush is None and not self.failed:
+            self._flush = self._loop.call_later(FLUSH_SECONDS, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush = None
+        self._jobs.put(_Job(_nothing, None))
+
+    def receipt(self, channel: ChannelQueue) -> bytes | None:
+        """The receipt kept with a channel's cursor."""
+        return self._receipts.get(channel.id) or self.db.receipts.get(channel.id)
+
+    def chain(self, segments: list[Segment]) -> tuple[bytes, int] | None:
+        """For an audit: the origin before that of these events, and its last number."""
+        return self._chains.get(segments[0].row.origin) if segments[0].after == 0 else None
+
+    async def load(self, channel: ChannelQueue) -> None:
+        """Read ahead from the file for a channel that is behind; one call at a time for a channel."""
+        after = channel.read_to
+        future = self._loop.create_future()
+        # Rows enter the queue in the writer's order, between the commits before and after.
+        self._jobs.put(_Job(lambda db: db.read(channel.id, after, 1 << 20), future, channel.loaded))
+        await future
+
+    def _no_space(self) -> str:
+        now = time.monotonic()
+        if now - self._space_checked < 1.0:
+            return ""
+        stat = os.statvfs(self.folder)
+        required = self.options.required_space
+        if required is None:
+            required = min(500 << 20, stat.f_blocks * stat.f_frsize // 20)
+        if stat.f_bavail * stat.f_frsize >= required:
+            self._space_checked = now
+            return ""
+        return (
+            f"less than {required >> 20} MiB are free on the disk of {self.folder} (minimumRequiredSpace): "
+            "free some, or set that key lower"
+        )
+
+    # ---- the writer's thread
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+            self._commit([])
+            self.db.close()
+        except BaseException as error:
+            log.exception("the store %s can't go on", self.folder)
+            self.db.close()
+            self._post(self._fail, ChannelError(f"the store {self.folder} can't go on: {error}"), self._taken)
+
+    def _turn(self) -> bool:
+        """Wait for work and do what has come together; False when it is time to stop."""
+        self._taken = []
+        try:
+            self._taken.append(self._jobs.get(timeout=1.0))
+            while True:
+                self._taken.append(self._jobs.get_nowait())
+        except queue.Empty:
+            pass
+        group: list[_Job] = []
+        size = 0
+        for job in self._taken:
+            if isinstance(job.work, PutRequest | BuryRequest):
+                group.append(job)
+                size += _size(job.work)
+                if size >= GROUP_BYTES:
+                    self._commit(group)
+                    group, size = [], 0
+            else:
+                self._commit(group)
+                group, size = [], 0
+                if job.work is not None and job.future is not None:
+                    self._answer(job)
+        if group:
+            self._commit(group)
+        if time.monotonic() - self._rested > 1.0:
+            self._rest()
+        return not any(job.work is None for job in self._taken)
+
+    def _commit(self, group: list[_Job]) -> None:
+        with self._dirty_lock:
+            cursors, self._dirty = self._dirty, {}
+            receipts, self._receipts = self._receipts, {}
+        outcome: list[tuple[_Job, Any]] = []
+        if self.full:
+            outcome = [(job, ChannelFull(self.full)) for job in group if isinstance(job.work, PutRequest)]
+            group = [job for job in group if isinstance(job.work, BuryRequest)]
+        rows: list[Row] = []
+        if group or cursors or receipts:
+            requests = [job.work for job in group if isinstance(job.work, PutRequest | BuryRequest)]
+            try:
+                results, rows = self._guarded(lambda: self.db.apply(requests, cursors, receipts))
+                outcome += zip(group, results, strict=True)
+            except sqlite3.OperationalError as error:
+                if not _is(error, sqlite3.SQLITE_FULL):
+                    raise
+                self._disk_full(cursors, receipts)
+                outcome += [(job, ChannelFull(self.full)) for job in group]
+        if outcome or rows:
+            self._post(self._committed, outcome, rows)
+
+    def _answer(self, job: _Job) -> None:
+        work = job.work
+        assert callable(work)
+        answer: Any
+        try:
+            answer = self._guarded(lambda: work(self.db))
+        except (ChannelError, sqlite3.OperationalError) as error:
+            answer = ChannelFull(_no_room(self.folder)) if _is(error, sqlite3.SQLITE_FULL) else error
+        self._post(self._answered, job, answer)
+
+    def _guarded(self, work: Callable[[], Answer]) -> Answer:
+        """Run it; if the file turns out to be damaged, salvage what is readable and run it again."""
+        try:
+            return work()
+        except Damaged as error:
+            reason = str(error)
+        except sqlite3.DatabaseError as error:
+            if not (_is(error, sqlite3.SQLITE_CORRUPT) or _is(error, sqlite3.SQLITE_NOTADB)):
+                raise
+            reason = str(error)
+        old = self.db
+        old.close()
+        report = _salvage(self.path, reason)
+        self.db = self._database()
+        self.db.resume(old)
+        self._report(report)
+        self._post(self._salvaged)
+        return work()
+
+    def _report(self, report: Report) -> None:
+        log.error(
+            "%s was damaged (%s): %d events salvaged into a new file, %d numbers missing; the damaged one is kept: %s",
+            self.path, report.reason, report.events, sum(count for _, _, count in report.lost), report.damaged,
+        )  # fmt: skip
+        for origin, first, count in report.lost:
+            log.error("missing: %d events of origin %s from number %d", count, origin.hex(), first)
+
+    # ---- a full disk
+
+    def _reserve_size(self) -> int:
+        """The WAL's high-water mark: less would not let an acknowledgement through."""
+        try:
+            wal = self.path.with_name(self.path.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            wal = 0
+        return max(wal, 2 * WAL_PAGES * schema.PAGE_SIZE)
+
+    def _make_reserve(self) -> None:
+        size = self._reserve_size()
+        fd = os.open(self.reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError:
+            os.truncate(fd, 0)
+            self.full = _no_room(self.folder)
+        finally:
+            os.close(fd)
+
+    def _disk_full(self, cursors: Mapping[int, CursorState], receipts: Mapping[int, bytes]) -> None:
+        """Refuse puts, free the reserve, checkpoint, and get the acknowledgements written."""
+        if not self.full:
+            log.error("%s; draining and acknowledgements go on", _no_room(self.folder))
+        self.full = _no_room(self.folder)
+        if self.reserve.exists():
+            os.truncate(self.reserve, 0)
+        try:
+            self.db.checkpoint()
+            self.db.apply([], cursors, receipts)
+        except sqlite3.OperationalError:
+            # Not even that: they wait in memory for the next try.
+            with self._dirty_lock:
+                self._dirty = {**cursors, **self._dirty}
+                self._receipts = {**receipts, **self._receipts}
+
+    def _rest(self) -> None:
+        """Once a second: try to end a full disk; give free pages back when there is nothing else to do."""
+        self._rested = time.monotonic()
+        try:
+            if self.full or (self._jobs.empty() and self._guarded(self.db.free_pages) > VACUUM_PAGES):
+                self._guarded(self._shrink)
+        except sqlite3.OperationalError as error:
+            log.debug("can't give free pages back now: %s", error)
+        if self.full:
+            self.full = ""
+            self._make_reserve()
+            if not self.full:
+                log.info("the disk of %s has room again: taking in", self.folder)
+
+    def _shrink(self) -> None:
+        while self._jobs.empty() and self.db.vacuum(VACUUM_STEP):
+            pass
+        self.db.checkpoint("TRUNCATE" if self.full else "PASSIVE")
+
+    # ---- back on the loop
+
+    def _post(self, call: Callable[..., None], *args: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *args)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    def _committed(self, outcome: list[tuple[_Job, Any]], rows: list[Row]) -> None:
+        self._announce(rows)
+        for job, result in outcome:
+            self._answered(job, result)
+
+    def _announce(self, rows: list[Row]) -> None:
+        touched = set()
+        for row in rows:
+            for name, channel in self.queues.items():
+                if row.channels >> channel.id & 1:
+                    channel.stored(row)
+                    touched.add(name)
+        for name in touched:
+            if name in self.on_rows:
+                self.on_rows[name]()
+
+    def _answered(self, job: _Job, answer: Any) -> None:
+        if job.future is None or job.future.done():
+            return
+        if isinstance(answer, Exception):
+            job.future.set_exception(answer)
+        else:
+            if job.then:
+                job.then(answer)
+            job.future.set_result(answer)
+
+    def _salvaged(self) -> None:
+        self.missing = 0
+        for state in list(self.db.channels.values()):
+            channel = self.queues.get(state.name)
+            if channel is not None:
+                channel.put_events = channel.place.done_events + (state.put_events - state.place.done_events)
+        self.call(lambda db: sum(row[3] for row in db.lost())).add_done_callback(self._count_missing)
+
+    def _count_missing(self, future: asyncio.Future[int]) -> None:
+        if not future.cancelled() and not future.exception():
+            self.missing = future.result()
+
+    def _fail(self, error: ChannelError, jobs: list[_Job]) -> None:
+        self.failed = error
+        try:
+            while True:
+                jobs.append(self._jobs.get_nowait())
+        except queue.Empty:
+            pass
+        for job in jobs:
+            self._answered(job, error)
+        for wake in list(self.on_rows.values()):
+            wake()
+
+    # ---- what commands show
+
+    async def replay(self, ids: list[int]) -> int:
+        """Put dead letters again, under their old identity; how many."""
+        rows = await self.call(lambda db: db.replay(ids), self._announce)
+        return len(rows)
+
+    async def forget(self, name: str) -> int:
+        """Give up a channel that is no longer configured; how many events it still held. ChannelError otherwise."""
+        if name in self.queues:
+            raise ChannelError(f"channel {name} is configured: take it out of the configuration first")
+        return await self.call(lambda db: db.forget(name))
+
+    async def inspect(self) -> dict[str, Any]:
+        """Everything `headrace store` prints, as plain values."""
+        seen = await self.call(describe)
+        seen["held_by"] = os.getpid()
+        seen["full"] = self.full
+        for channel in seen["channels"]:
+            mine = self.queues.get(channel["name"])
+            channel["configured"] = mine is not None
+            if mine is not None:
+                channel["events"], channel["bytes"] = mine.depth, mine.size
+        return seen
+
+
+def describe(db: Database) -> dict[str, Any]:
+    """What a store holds, as plain values (for commands)."""
+    now, wal = clock.wall_ms(), db.path.with_name(db.path.name + "-wal")
+    channels = []
+    for state in db.channels.values():
+        head = db.read(state.id, state.place.cursor, 1, 1)
+        channels.append(
+            {
+                "name": state.name,
+                "events": state.put_events - state.place.done_events,
+                "bytes": state.put_bytes - state.place.done_bytes,
+                "cursor": state.place.cursor,
+                "finished": [list(r) for r in state.place.finished],
+                "oldest_seconds": max(0, now - head[0].wall_ms) / 1000 if head else 0.0,
+            }
+        )
+    return {
+        "file": str(db.path),
+        "format": schema.USER_VERSION,
+        "file_bytes": db.path.stat().st_size,
+        "wal_bytes": wal.stat().st_size if wal.exists() else 0,
+        "free_bytes": db.free_pages() * db.page_size,
+        "position": db.position,
+        "origins": [{"origin": o.hex(), "last": end - base} for (o, base, _), end in db.spans()],
+        "channels": channels,
+        "streams": [
+            {
+                "origin": o.hex(),
+                "channel": c,
+                "settled": s.coverage.settled,
+                "ranges": [list(r) for r in s.coverage.ranges],
+            }
+            for (o, c), s in db.streams.items()
+        ],
+        "marks": {source: sorted(marks) for source, marks in db.marks.items()},
+        "letters": len(db.letters()),
+        "letter_bytes": db.letter_bytes,
+        "lost": [{"origin": (r[1] or b"").hex(), "first": r[2], "count": r[3], "reason": r[5]} for r in db.lost()],
+        "full": "",
+        "held_by": None,
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ChannelError(f"can't make the folder {folder} for the store: {error.strerror}") from None
+    java = next(iter(sorted(folder.glob("log-[0-9]*"))), None)
+    if java is not None:
+        raise ChannelError(
+            f"{folder} holds a Java Flume's file channel ({java.name}): drain it first (run that Flume with its sinks "
+            "until ChannelSize is 0), then move its log-* files away or name another folder"
+        )
+
+
+def _salvage(path: Path, reason: str) -> Report:
+    from agent.store.salvage import salvage  # only where it is needed: most stores never are
+
+    return salvage(path, reason)
+
+
+def _nothing(db: Database) -> None:
+    """A job that only brings waiting cursors to a commit."""
+
+
+def _size(request: Request) -> int:
+    return sum(len(part.block) for part in request.parts) if isinstance(request, PutRequest) else 0
+
+
+def _is(error: Exception, code: int) -> bool:
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) == code
+
+
+def _no_room(folder: Path) -> str:
+    return f"the disk of {folder} is full: free some of it"
