@@ -41,6 +41,7 @@ examples:
 
 A folder may be left out where only one store is found: in ./headrace-data or in ~/.headrace.
 """
+STORE_USAGE = "headrace store [FOLDER]\n       headrace store forget CHANNEL [FOLDER]"
 LETTERS_USAGE = "headrace dead-letters list | show | replay | delete [ID ...] [--all] [--store FOLDER]"
 
 
@@ -72,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
 
     store = commands.add_parser("store", parents=[common], help="what a store holds, and who holds it",
-                                usage="headrace store [FOLDER]\n       headrace store forget CHANNEL [FOLDER]")  # fmt: skip
+                                usage=STORE_USAGE)  # fmt: skip
     store.add_argument("words", nargs="*", metavar="FOLDER", help="the store's folder, or its file")
     store.set_defaults(run=_store)
 
