@@ -228,7 +228,7 @@ def listeners(flow: Flow) -> list[tuple[str, int, Spec]]:
     """(address, port, who) of every source and service that listens."""
     specs: list[Spec] = [*flow.sources.values(), *flow.services.values()]
     found = ((getattr(s.config, "bind", None), getattr(s.config, "port", None), s) for s in specs)
-    return [(bind, port, spec) for bind, port, s in found if isinstance(bind, str) and isinstance(port, int) and port]
+    return [(bind, port, s) for bind, port, s in found if isinstance(bind, str) and isinstance(port, int) and port]
 
 
 def _clashes(flow: Flow) -> None:
