@@ -12,7 +12,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -41,50 +42,65 @@ examples:
 
 A folder may be left out where only one store is found: in ./headrace-data or in ~/.headrace.
 """
-STORE_USAGE = "headrace store [FOLDER]\n       headrace store forget CHANNEL [FOLDER]"
-LETTERS_USAGE = "headrace dead-letters list | show | replay | delete [ID ...] [--all] [--store FOLDER]"
+
+Act = Callable[[argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run with these arguments, or those of the process; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = _top().parse_args(words[:1]).command
+    parser, act = COMMANDS[command]()
     try:
-        code: int = given.run(given)
+        return act(parser.parse_intermixed_args(words[1:]))
     except AgentError as error:
         print(f"headrace: {error}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
-        return 1
-    return code
+        sys.stderr.close()
+    return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _top() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headrace", description="Looks at running agents and at stores.", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"Headrace {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="status | store | dead-letters")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", help="print JSON")
-
-    status = commands.add_parser("status", parents=[common], help="what flows, what doesn't and why")
-    status.add_argument("--url", action="append", help="of a metrics service; default: both programs' on this machine")
-    status.set_defaults(run=_status)
-
-    store = commands.add_parser("store", parents=[common], help="what a store holds, and who holds it",
-                                usage=STORE_USAGE)  # fmt: skip
-    store.add_argument("words", nargs="*", metavar="FOLDER", help="the store's folder, or its file")
-    store.set_defaults(run=_store)
-
-    letters = commands.add_parser("dead-letters", parents=[common], help="what could never be delivered",
-                                  usage=LETTERS_USAGE)  # fmt: skip
-    letters.add_argument("act", choices=("list", "show", "replay", "delete"))
-    letters.add_argument("ids", nargs="*", type=int, metavar="ID")
-    letters.add_argument("--all", action="store_true", help="every one")
-    letters.add_argument("--store", metavar="FOLDER", help="the store's folder")
-    letters.set_defaults(run=_letters)
+    parser.add_argument("command", choices=COMMANDS, help="status: what flows; store: what is held; dead-letters: "
+                        "what could never be delivered. `headrace COMMAND --help` for more")  # fmt: skip
     return parser
+
+
+def _parser(command: str, text: str, usage: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"headrace {command}", description=text, usage=usage, allow_abbrev=False)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _status_parser() -> tuple[argparse.ArgumentParser, Act]:
+    parser = _parser("status", "What flows, what doesn't and why.", "headrace status [--url URL ...] [--json]")
+    parser.add_argument("--url", action="append", help="of a metrics service; default: both programs' on this machine")
+    return parser, _status
+
+
+def _store_parser() -> tuple[argparse.ArgumentParser, Act]:
+    parser = _parser("store", "What a store holds, and who holds it; `forget` drops what a channel left behind.",
+                     "headrace store [FOLDER] [--json]\n       headrace store forget CHANNEL [FOLDER]")  # fmt: skip
+    parser.add_argument("words", nargs="*", metavar="FOLDER", help="the store's folder, or its file")
+    return parser, _store
+
+
+def _letters_parser() -> tuple[argparse.ArgumentParser, Act]:
+    parser = _parser("dead-letters", "What could never be delivered, and why.",
+                     "headrace dead-letters list|show|replay|delete [ID ...] [--all] [--store FOLDER]")  # fmt: skip
+    parser.add_argument("act", choices=("list", "show", "replay", "delete"))
+    parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="number of a letter, see list")
+    parser.add_argument("--all", action="store_true", help="every one")
+    parser.add_argument("--store", metavar="FOLDER", help="the store's folder")
+    return parser, _letters
+
+
+COMMANDS = {"status": _status_parser, "store": _store_parser, "dead-letters": _letters_parser}
 
 
 # ---- status
@@ -130,7 +146,7 @@ def _fetch(url: str) -> dict[str, Any] | str:
         return f"no Headrace agent answers there (status {error.code})"
     except URLError as error:
         return f"nobody answers ({error.reason})"
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         return f"no Headrace agent answers there ({error})"
 
 

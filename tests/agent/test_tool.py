@@ -1,0 +1,169 @@
+"""The command `headrace`: status of running agents; stores and dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent import show, tool
+from agent.metrics import ChannelCounter, Counter, Metrics, SinkCounter, SourceCounter
+from tests.agent.test_metrics_service import service
+from tests.peers.harness import free_port
+
+
+def flowing() -> Metrics:
+    metrics = Metrics()
+    parts: list[Counter] = [
+        metrics.counter(SourceCounter, "sensors"), metrics.counter(ChannelCounter, "store"),
+        metrics.counter(SinkCounter, "forward"),
+    ]  # fmt: skip
+    for part in parts:
+        part.say("running")
+    metrics.counter(ChannelCounter, "store").ChannelSize = 1204
+    metrics.counter(ChannelCounter, "store").bytes = 3 << 20
+    metrics.counter(ChannelCounter, "store").oldest_seconds = 200.0
+    return metrics
+
+
+def status(metrics: Metrics, *arguments: str, ready: bool = True, meanwhile: Callable[[], None] | None = None) -> int:
+    """Exit code of `headrace status` against a service that serves these counters."""
+
+    async def main() -> int:
+        async with service(metrics, ready) as made:
+            serving = asyncio.create_task(made.run())
+            url = f"http://127.0.0.1:{made.port}"
+            asking = asyncio.create_task(asyncio.to_thread(tool.main, ["status", "--url", url, *arguments]))
+            if meanwhile:
+                await asyncio.sleep(0.5)
+                meanwhile()
+            code = await asking
+            serving.cancel()
+            return code
+
+    return asyncio.run(main())
+
+
+def test_status_of_a_healthy_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    """All works: exit code 0, a line a component, what waits and how old it is."""
+    assert status(flowing()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("http://127.0.0.1:") and lines[0].endswith(", ready")
+    assert "1,204 events inside, 3.0 MiB, oldest 3 min" in lines[2]
+    assert len(lines) == 4
+
+
+def test_status_shows_the_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    """The rate is what came between two looks."""
+    metrics = flowing()
+
+    def come() -> None:
+        metrics.counter(SourceCounter, "sensors").EventAcceptedCount += 5000
+
+    status(metrics, meanwhile=come)
+    line = capsys.readouterr().out.splitlines()[1]
+    rate = float(line.split(" events/s")[0].split()[-1].replace(",", ""))
+    assert rate > 0 and "5,000 events in" in line
+
+
+def test_status_says_what_does_not_flow_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """A component that waits: exit code 1, and the reason with how long."""
+    metrics = flowing()
+    metrics.counter(SinkCounter, "forward").say("waiting: connection refused")
+    assert status(metrics) == 1
+    assert "nothing flows through sink forward: waiting: connection refused (for 1 s)" in capsys.readouterr().out
+
+
+def test_status_of_an_agent_that_is_not_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    """An agent that isn't ready is exit code 1."""
+    assert status(flowing(), ready=False) == 1
+    assert "NOT READY" in capsys.readouterr().out
+
+
+def test_status_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """--json prints each agent's answer under its address."""
+    assert status(flowing(), "--json") == 0
+    (answer,) = json.loads(capsys.readouterr().out).values()
+    assert answer["components"][1]["ChannelSize"] == 1204
+
+
+def test_status_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nobody listens it says so and ends with 1."""
+    assert tool.main(["status", "--url", f"http://127.0.0.1:{free_port()}"]) == 1
+    assert "nobody answers (" in capsys.readouterr().out
+
+
+def test_status_of_something_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """A port that answers but not as Headrace does is named, without a traceback."""
+
+    async def main() -> int:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"SSH-2.0-OpenSSH\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await asyncio.to_thread(tool.main, ["status", "--url", f"http://127.0.0.1:{port}"])
+
+    assert asyncio.run(main()) == 1
+    assert "no Headrace agent answers there" in capsys.readouterr().out
+
+
+def test_a_url_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """--url takes http."""
+    assert tool.main(["status", "--url", "file:///etc"]) == 1
+    assert "it takes http://HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 << 20, "3.0 MiB"), (5 << 50, "5120.0 TiB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    """Sizes have a unit in which they are short."""
+    assert show.size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.9, "5 s"), (200, "3 min"), (7200, "2 h"), (200_000, "2 days")])
+def test_ages(seconds: float, text: str) -> None:
+    """Ages have one unit, rounded down."""
+    assert show.age(seconds) == text
+
+
+# ---- stores
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["store", "nowhere"], "nowhere: there is no headrace.db"),
+        (["store"], "no store in ./headrace-data or ~/.headrace"),
+        (["store", "forget"], "headrace store forget CHANNEL"),
+        (["dead-letters", "show"], "takes the IDs of letters (see list), or --all"),
+        (["dead-letters", "delete", "--all", "3"], "takes the IDs of letters (see list), or --all"),
+    ],
+)
+def test_what_it_lacks_is_said(
+    arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing folder, channel or identifier is one line and exit code 1."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if arguments[0] == "dead-letters":
+        (tmp_path / "headrace.db").touch()
+    assert tool.main(arguments) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_several_stores_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no folder is named and there are two, both are."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("collector", "aggregator"):
+        (tmp_path / "headrace-data" / name).mkdir(parents=True)
+        (tmp_path / "headrace-data" / name / "headrace.db").touch()
+    assert tool.main(["store"]) == 1
+    assert "name one of headrace-data/aggregator, headrace-data/collector" in capsys.readouterr().err
