@@ -5,8 +5,8 @@
         timeout: Seconds = key("request-timeout", 20.0, unit="ms", low=1.0, doc="wait for an answer")
 
 A type is a unit: `Seconds` takes `500ms`, `2m`, a bare number counts in the key's `unit` (Flume's unit for that key);
-`Bytes` takes `64MiB`, `1kB`; `Secret` never prints; `list[str]` splits on blanks (or commas with split=","); a name that
-ends in `*` collects every key with that prefix into a `dict[str, str]`.
+`Bytes` takes `64MiB`, `1kB`; `Secret` never prints and may be `file:/path`; `Path` expands `~`; `list[str]` splits on
+blanks (or commas with split=","); a name that ends in `*` collects every key with that prefix into a `dict[str, str]`.
 """
 
 from __future__ import annotations
