@@ -50,11 +50,11 @@ def _bounded(item: pytest.Item) -> Iterator[Any]:
         pytest.fail(f"longer than {seconds} s (the limit of a test; @pytest.mark.limit sets another)")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)  # again and again: a background task may swallow the first
     try:
         return (yield)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 

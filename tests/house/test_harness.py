@@ -77,6 +77,14 @@ def test_a_test_that_hangs_is_failed(tmp_path: Path) -> None:
         "@pytest.mark.limit(1)\n"
         "def test_hangs(): asyncio.run(asyncio.sleep(60))\n"
         "def test_next(): pass\n"
+        "async def swallow():\n"
+        "    while True:\n"
+        "        try: await asyncio.create_task(busy())\n"
+        "        except Exception: pass\n"
+        "async def busy():\n"
+        "    import time; time.sleep(0.5); await asyncio.sleep(0)\n"
+        "@pytest.mark.limit(1)\n"
+        "def test_swallows(): asyncio.run(swallow())\n"
     )
     try:
         run = subprocess.run(
@@ -85,4 +93,4 @@ def test_a_test_that_hangs_is_failed(tmp_path: Path) -> None:
         )  # fmt: skip
     finally:
         inner.unlink()
-    assert "longer than 1 s" in run.stdout and "1 failed, 1 passed" in run.stdout
+    assert "longer than 1 s" in run.stdout and "2 failed, 1 passed" in run.stdout
