@@ -169,8 +169,8 @@ class Options:
         flow = judge(files, name, lenient=self.given.lenient, system=self.system, packages=self.program.packages)
         monitoring = _monitoring(self.system)
         if monitoring:
+            _clash(flow, monitoring)
             flow.services[monitoring.name] = monitoring
-        _clashes(flow)
         return flow
 
 
@@ -231,21 +231,15 @@ def listeners(flow: Flow) -> list[tuple[str, int, Spec]]:
     return [(bind, port, s) for bind, port, s in found if isinstance(bind, str) and isinstance(port, int) and port]
 
 
-def _clashes(flow: Flow) -> None:
-    """ConfigErrors if two components of one flow want the same port."""
+def _clash(flow: Flow, monitoring: Spec) -> None:
+    """ConfigErrors if a component of the files wants the port that the command line gives away."""
     from agent.config.flow import ConfigErrors, Problem
 
-    wide = ("0.0.0.0", "::", "")
-    first: dict[int, tuple[str, Spec]] = {}
-    problems = []
-    for bind, port, spec in listeners(flow):
-        other, owner = first.setdefault(port, (bind, spec))
-        if owner is not spec and (bind == other or bind in wide or other in wide):
+    port = getattr(monitoring.config, "port", 0)
+    for _, taken, spec in listeners(flow):
+        if taken == port:
             key = f"{flow.agent}.{spec.kind}.{spec.name}.port"
-            taken = f"port {port} is taken by {flow.agent}.{owner.kind}.{owner.name}.port ({owner.place})"
-            problems.append(Problem(spec.place, key, taken))
-    if problems:
-        raise ConfigErrors(problems)
+            raise ConfigErrors([Problem(spec.place, key, f"port {port} is taken by -Dflume.monitoring.port")])
 
 
 def summary(flow: Flow) -> str:

@@ -150,13 +150,12 @@ def test_wrong_files_and_properties_end_with_2(conf: Path, arguments: list[str],
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
 
 
-def test_two_components_on_one_port_are_named(conf: Path) -> None:
-    """Two listeners of one file on one port: both keys and both places."""
-    conf.write_text(FLOW + "a1.services = w1 w2\n" + "".join(
-        f"a1.services.{w}.type = metrics\na1.services.{w}.port = 41999\n" for w in ("w1", "w2")))  # fmt: skip
-    done = run("-f", str(conf), "--check")
+def test_the_monitoring_port_clashes_with_a_component(conf: Path) -> None:
+    """-Dflume.monitoring.port and a component of the file on one port: its key and place, and 2."""
+    conf.write_text(FLOW + "a1.services = web\na1.services.web.type = metrics\na1.services.web.port = 41999\n")
+    done = run("-f", str(conf), "--check", "-Dflume.monitoring.type=http", "-Dflume.monitoring.port=41999")
     assert done.returncode == 2
-    assert "a1.services.w2.port: port 41999 is taken by a1.services.w1.port" in done.stderr
+    assert "a1.services.web.port: port 41999 is taken by -Dflume.monitoring.port" in done.stderr
 
 
 @pytest.mark.parametrize("package", ["edge", "aggregator"])
