@@ -148,6 +148,7 @@ class Connection:
         self.login, self.clean, self.expiry, self.receive_maximum = login, clean, expiry, receive_maximum
         self.keep_alive, self.timeout = keep_alive, timeout
         self.on_publish: Callable[[list[Publish]], None] = lambda published: None
+        self.on_connected: Callable[[], None] = lambda: None
         self.on_puback: Callable[[int, int], None] = lambda identifier, code: None
         self.on_pong: Callable[[int], None] = lambda ping: None
         self.session_present = False
@@ -296,6 +297,7 @@ class Connection:
         self.max_packet = getattr(properties, "MaximumPacketSize", 0)
         self.their_receive_maximum = getattr(properties, "ReceiveMaximum", 65_535)
         self.keep_alive = getattr(properties, "ServerKeepAlive", self.keep_alive)
+        self.on_connected()
         self._connected.set_result(None)
 
     def _on_answer(self, client: Any, data: Any, mid: int, codes: Any, properties: Any) -> None:
@@ -336,10 +338,13 @@ class Connection:
         self._heard = self._loop.time()
         try:
             published, others = self._reader.feed(data)
-            if published:
+            if published and self._connected.done():
                 self.on_publish(published)
+                published = []
             for first, body in others:
                 self._other(first, body)
+            if published:  # they came in one piece with the CONNACK
+                self.on_publish(published)
         except RemoteProtocolError as error:
             return self._drop(error)
         return None

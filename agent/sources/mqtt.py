@@ -1,0 +1,348 @@
+"""MQTT source: readings from a broker, acknowledged after they are kept.
+
+    PUBLISH -> waiting -> (linger) -> process(batch, marks) -> PUBACKs in arrival order, PINGREQ
+
+Everything that is not acknowledged comes again when the session resumes, so whatever breaks, the way on is to drop
+what waits and to connect again. What was kept but not acknowledged is recognised (agent/mqtt/window.py). Batches that
+an `mqtt` sink forwarded are taken as they are, and their sender gets its confirmation (agent/mqtt/leg.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, TypeVar
+
+from agent import clock
+from agent.backoff import Backoff
+from agent.config.fields import Bytes, Seconds, key
+from agent.config.fields import Config as AnyConfig
+from agent.errors import ChannelFull, ProtocolError, RemoteProtocolError
+from agent.event import Batch
+from agent.mqtt import filters, leg, packet, reading
+from agent.mqtt.connection import TAKEN_OVER, Closed, Connection, Refused
+from agent.mqtt.packet import CUT, DUP, Publish
+from agent.mqtt.session import Session
+from agent.mqtt.settings import MqttKeys, address, client_id, tls_context
+from agent.mqtt.window import digest
+from agent.source import DeadLetter, Marks, Source, SourceConfig
+
+READING, REPEAT, BATCH, POISON = range(4)
+Item = tuple[int, int, bytes, bytes, bytes, bytes]
+"""(kind, DUP or 0, identifier, digest, what to keep, topic)."""
+
+LETTER = 64 << 10
+"""Bytes of a message that a dead letter keeps."""
+WAITING = 4 << 20
+"""Bytes that wait for the channel before the connection is paused."""
+QUIET = 10.0
+"""Seconds between two signs of life to the sender of a batch that waits for room."""
+
+Result = TypeVar("Result")
+
+
+class MqttConfig(SourceConfig, MqttKeys):
+    """Keys of the MQTT source."""
+
+    topics: list[str] = key("topics", doc="topic filters, such as plant/+/temperature; they must not overlap")
+    batchSize: int = key("batchSize", 500, low=1, doc="readings a commit")
+    batchDuration: Seconds = key("batchDuration", Seconds(0.5), unit="ms", low=0.0, doc="longest wait for a full batch")
+    receiveMaximum: int = key(
+        "receiveMaximum",
+        0,
+        low=0,
+        high=65535,
+        doc="messages the broker has in flight to us; 0: as observed",
+    )
+    maxEventBytes: Bytes = key("maxEventBytes", Bytes(1 << 20), low=1, doc="longest payload; longer: dead letter")
+    sessionExpiry: Seconds = key(
+        "sessionExpiry", Seconds(30 * 86400.0), unit="s", low=1.0, doc="how long an MQTT 5 broker keeps our session"
+    )
+
+    def problems(self) -> list[tuple[str, str]]:
+        found = super().problems()
+        found += [("topics", fault) for topic in self.topics if (fault := filters.fault(topic))]
+        found += [
+            ("topics", f"{one} and {other} overlap: a message that both match would come twice")
+            for one, other in filters.overlapping(self.topics)
+        ]
+        return found
+
+
+class MqttSource(Source):
+    """At least once where the channel keeps no marks, or the broker reuses identifiers quickly (it is said then)."""
+
+    Config: ClassVar[type[AnyConfig]] = MqttConfig
+    config: MqttConfig
+
+    async def open(self) -> None:
+        self.ready = False
+        self._tls = tls_context(self.config)
+        self._address = address(self.config.url)
+        self._client_id = client_id(self.config, "source", self.name)
+        self._session = Session.read(self.marks.get("session", b""))
+        if self.config.version:
+            self._session.version = 5 if self.config.version == "5" else 3
+        self._heads = reading.Heads()
+        self._news = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._quick = 0
+        if not self.durable:
+            self.log.warning("the channel keeps nothing over a restart: readings are delivered at most once after one")
+        self.log.info("session %s at %s:%d", self._client_id, *self._address[:2])
+
+    async def run(self) -> None:
+        """Connect and take in, again and again."""
+        backoff = Backoff(0.5, 30.0)
+        while True:
+            started = asyncio.get_running_loop().time()
+            try:
+                await self._connected(backoff)
+            except Refused as error:
+                if error.bad_version and not self.config.version and self._session.version == 5:
+                    self.log.warning("the broker refuses MQTT 5; going on with 3.1.1")
+                    self._session.version = 3
+                    continue
+                self._failed(error, started)
+            except (OSError, ProtocolError) as error:
+                self._failed(error, started)
+            await asyncio.sleep(backoff.next())
+
+    # -- one connection
+
+    async def _connected(self, backoff: Backoff) -> None:
+        config, session = self.config, self._session
+        connection = Connection(
+            self._address,
+            self._client_id,
+            version=session.version,
+            tls=self._tls,
+            login=(config.username, config.password) if config.username else None,
+            expiry=config.sessionExpiry,
+            receive_maximum=config.receiveMaximum or 65_535,
+            keep_alive=config.keepAlive,
+            timeout=config.connectTimeout,
+            limit=max(config.maxEventBytes + packet.KEEP, leg.LIMIT),
+        )
+        self._waiting: deque[Item] = deque()
+        self._bytes = self._outstanding = self._special = 0
+        self._in_flight = config.receiveMaximum or 20  # mosquitto's default; grows with what is seen
+        self._no_linger()
+        connection.on_publish = lambda published: self._receive(connection, published)
+        connection.on_pong = session.window.answered
+        connection.on_connected = lambda: session.window.connected(connection.session_present)
+        async with connection:
+            connection.lost.add_done_callback(lambda _: self._news.set())
+            await self._subscribe(connection)
+            backoff.reset()
+            self.ready = True
+            self.counter.OpenConnectionCount = 1
+            if self.counter.say("running"):
+                present = "resumed" if connection.session_present else "new"
+                self.log.info("connected, MQTT %s, session %s", "5" if session.version == 5 else "3.1.1", present)
+            try:
+                while True:
+                    await self._gather(connection)
+                    await self._settle(connection)
+            finally:
+                self.counter.OpenConnectionCount = 0
+                self._no_linger()
+
+    async def _subscribe(self, connection: Connection) -> None:
+        """Subscribe what is new to this session, unsubscribe what is gone.
+
+        MQTT 5 subscribes to all of them each time (Retain Handling 1 leaves out retained messages for old ones).
+        """
+        wanted = list(self.config.topics)
+        had = self._session.filters if connection.session_present else []
+        if gone := [topic for topic in had if topic not in wanted]:
+            await connection.unsubscribe(gone)
+        if fresh := [topic for topic in wanted if self._session.version == 5 or topic not in had]:
+            await connection.subscribe(fresh)
+        self._session.filters = wanted
+
+    def _failed(self, error: Exception, started: float) -> None:
+        """Say it once for each cause; a broker that cuts us off again and again has a second client of our name."""
+        text = str(error) or type(error).__name__
+        code = error.code if isinstance(error, Closed) else 0
+        cut_off = "the broker closed the connection" in text and asyncio.get_running_loop().time() - started < 10
+        self._quick = self._quick + 1 if cut_off else 0
+        if code == TAKEN_OVER or self._quick >= 3:
+            text += f"; do two collectors share the clientId {self._client_id}?"
+        if self.counter.say(f"waiting: {text}"):
+            self.log.warning("broker %s:%d: %s; trying again", *self._address[:2], text)
+
+    # -- what comes in
+
+    def _receive(self, connection: Connection, published: list[Publish]) -> None:
+        """Encode at once, keep in order; pause the connection when much waits."""
+        window, heads, add = self._session.window, self._heads, self._waiting.append
+        stamp, most, size = reading.stamp(clock.wall_ms()), self.config.maxEventBytes, 0
+        for flags, identifier, topic, properties, payload in published:
+            head, stamped, stable = heads(topic, properties)
+            mark = digest(topic, stable, payload)
+            kind = READING
+            if window.open:
+                if not flags & DUP:
+                    window.close()
+                elif window.repeated(identifier, mark):
+                    kind = REPEAT
+            if kind == READING and (len(payload) > most or flags & CUT or payload.startswith(leg.MAGIC)):
+                kind = POISON if flags & CUT or not payload.startswith(leg.MAGIC) else BATCH
+                self._special += 1
+                piece = payload
+            else:
+                piece = (head + stamp if stamped else head) + reading.body(payload)
+            size += len(piece)
+            add((kind, flags & DUP, identifier, mark, piece, topic))
+        self._arrived(connection, len(published), size)
+
+    def _arrived(self, connection: Connection, count: int, size: int) -> None:
+        self.counter.EventReceivedCount += count
+        self._outstanding += count
+        self._in_flight = max(self._in_flight, self._outstanding)
+        self._bytes += size
+        if self._bytes > WAITING or len(self._waiting) > 4 * self.config.batchSize:
+            connection.pause()
+        self._news.set()
+
+    def _no_linger(self) -> None:
+        self._due = False
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ripe(self) -> None:
+        self._timer = None
+        self._due = True
+        self._news.set()
+
+    def _enough(self) -> bool:
+        """Whether there is no reason to linger: a full batch, or the broker may soon have no more to send."""
+        waiting = len(self._waiting)
+        return bool(waiting) and (
+            self._due or self._special > 0 or waiting >= min(self.config.batchSize, max(1, self._in_flight // 2))
+        )
+
+    async def _gather(self, connection: Connection) -> None:
+        """Wait for a batch worth a commit, or for the end of the connection."""
+        while not self._enough():
+            if connection.lost.done():
+                connection.lost.result()
+            if self._waiting and not self._timer:
+                self._timer = asyncio.get_running_loop().call_later(self.config.batchDuration, self._ripe)
+            self._news.clear()
+            await self._news.wait()
+
+    # -- what is kept
+
+    async def _settle(self, connection: Connection) -> None:
+        """Keep the next items, then acknowledge them, in order."""
+        items = self._next()
+        window = self._session.window
+        if window.reused([item[2] for item in items if item[2] and not item[1]]):
+            self.log.warning("this broker reuses packet identifiers quickly: at least once after a broken connection")
+        entries = b"".join([item[2] + item[3] for item in items if item[2]])
+        marks = self._session.mark(entries)
+        kind = items[0][0]
+        before = b""
+        if kind == BATCH:
+            before = await self._keep_batch(connection, items[0], marks)
+        elif kind == POISON:
+            await self._bury(connection, items[0], f"longer than maxEventBytes, {self.config.maxEventBytes}", marks)
+        else:
+            await self._keep_readings(connection, items, marks)
+        # Acknowledged in the next line after it is kept.
+        acks = before + packet.pubacks([item[2] for item in items if item[2]])
+        window.acknowledged(entries, connection.ping(acks))
+        self._outstanding -= len(items)
+        if len(self._waiting) <= self.config.batchSize and self._bytes <= WAITING // 2:
+            connection.resume()
+
+    def _next(self) -> list[Item]:
+        """The first items of one kind: readings (and repeats among them) up to batchSize, or one that stands alone."""
+        waiting, most = self._waiting, self.config.batchSize
+        if self._special == 0 and len(waiting) <= most:
+            items = list(waiting)
+            waiting.clear()
+        else:
+            items = [waiting.popleft()]
+            while waiting and len(items) < most and items[0][0] < BATCH and waiting[0][0] < BATCH:
+                items.append(waiting.popleft())
+        if items[0][0] >= BATCH:
+            self._special -= 1
+        self._bytes -= sum([len(item[4]) for item in items])
+        if not waiting:
+            self._no_linger()
+        return items
+
+    async def _keep_readings(self, connection: Connection, items: list[Item], marks: Marks) -> None:
+        pieces = [item[4] for item in items if item[0] == READING]
+        if pieces:
+            batch = Batch(None, b"".join(pieces), len(pieces))
+            await self._when_room(connection, lambda: self.process(batch, marks))
+        self.counter.repeats += len(items) - len(pieces)
+        self.counter.EventAcceptedCount += len(pieces)
+        self.counter.AppendBatchAcceptedCount += 1
+
+    async def _keep_batch(self, connection: Connection, item: Item, marks: Marks) -> bytes:
+        """Keep a forwarded batch; the PUBLISH that confirms it to its sender."""
+        try:
+            forwarded = leg.unpack(item[4])
+        except RemoteProtocolError as error:
+            await self._bury(connection, item, str(error), marks)
+            return b""
+        if forwarded is None:
+            # Somebody's Avro file: a reading like any other.
+            head, stamped, _ = self._heads(item[5], b"")
+            piece = (head + reading.stamp(clock.wall_ms()) if stamped else head) + reading.body(item[4])
+            if len(item[4]) > self.config.maxEventBytes:
+                await self._bury(connection, item, f"longer than maxEventBytes, {self.config.maxEventBytes}", marks)
+            else:
+                await self._keep_readings(connection, [(READING, *item[1:4], piece, item[5])], marks)
+            return b""
+        self.counter.AppendBatchReceivedCount += 1
+        held = self._answer(forwarded, "waiting")
+        kept = await self._when_room(connection, lambda: self.process(forwarded.batch, marks), held)
+        self.counter.EventReceivedCount += forwarded.batch.count - 1
+        self.counter.EventAcceptedCount += kept.stored
+        self.counter.repeats += kept.repeats
+        self.counter.AppendBatchAcceptedCount += 1
+        return self._answer(forwarded, "kept")
+
+    def _answer(self, forwarded: leg.Forwarded, answer: str) -> bytes:
+        """QoS 0: when it is lost, the sender sends the batch again, and that repeat is confirmed in its turn."""
+        if not forwarded.reply:
+            return b""
+        properties = b"" if self._session.version == 5 else None
+        return packet.publish(forwarded.reply.encode(), 0, leg.answer(forwarded.token, answer), properties, flags=0)
+
+    async def _bury(self, connection: Connection, item: Item, why: str, marks: Marks) -> None:
+        letter = DeadLetter(reading.headers_of(item[5], b""), item[4][:LETTER], why)
+        self.log.error("a message on %s goes to the dead letters: %s", letter.headers["topic"], why)
+        self.counter.EventReadFail += 1
+        await self._when_room(connection, lambda: self.bury([letter], marks))
+
+    async def _when_room(
+        self, connection: Connection, keep: Callable[[], Awaitable[Result]], sign: bytes = b""
+    ) -> Result:
+        """Try until the channel has room; meanwhile the socket is paused and the session kept alive."""
+        backoff, said = Backoff(0.05, 1.0), -QUIET
+        while True:
+            try:
+                kept = await keep()
+            except ChannelFull as full:
+                connection.pause()
+                self.counter.ChannelWriteFail += 1
+                if self.counter.say(f"waiting: {full or 'the channel is full'}"):
+                    self.log.warning("holding the broker back: %s", full or "the channel is full")
+                now = asyncio.get_running_loop().time()
+                if sign and now - said >= QUIET:
+                    connection.write(sign)
+                    said = now
+                await asyncio.sleep(backoff.next())
+                continue
+            if backoff.failures and self.counter.say("running"):
+                self.log.info("there is room again")
+            return kept
