@@ -122,10 +122,11 @@ class Pages:
                 yield at << 1 | 1, page, self._overlay[number] == at
 
     def _chunk(self, start: int) -> bytes:
-        chunk = self._read(0, start, CHUNK)
-        if chunk:
+        length = min(CHUNK, self._in_file * self.size - start)
+        chunk = self._read(0, start, length)
+        if len(chunk) == length:
             return chunk
-        pages = (self._read(0, at, self.size) for at in range(start, start + CHUNK, self.size))
+        pages = (self._read(0, at, self.size) for at in range(start, start + length, self.size))
         return b"".join(page.ljust(self.size, b"\0") for page in pages)
 
     def _committed(self) -> list[tuple[int, int]]:

@@ -1,0 +1,237 @@
+"""What each channel of a salvaged store has inside, and what is missing.
+
+Positions run without a hole through the life of a file, and a row goes only when all of its channels have passed it.
+So of the holes between the rows that were found:
+
+    passed by every channel    delivered and deleted
+    passed by none             lost for certain
+    passed by some             delivered and deleted, if it was for those only (a multiplexing selector); else lost
+
+The counters of a channel (put less done) say how many events lie above its cursor: if each finds as many as that, the
+holes of the third kind are all deliveries, otherwise they are called possibly lost. Above the last row that was found
+the counters say how much there was.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from agent.store.coverage import Coverage, unpack_ranges
+
+LOST_LIMIT = 1000
+"""Ranges of lost numbers that are kept one by one; what comes after them is counted in one note."""
+UNKNOWN = bytes(16)
+"""Stands for an origin that could not be read; what is numbered under it are positions."""
+
+Columns = tuple[Any, ...]
+"""A row of a small table."""
+Range = tuple[bytes, int, int]
+"""(origin, first number, count)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a channel stands: `cursor`, and the closed ranges of positions above it that are finished."""
+
+    cursor: int
+    finished: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """What it has passed, as (above, to)."""
+        return [(0, self.cursor), *((first - 1, last) for first, last in self.finished)]
+
+    def above(self, position: int, count: int) -> int:
+        """How many of a row's events lie above the cursor."""
+        return max(0, min(count, position - self.cursor))
+
+    def left(self, position: int, count: int) -> int:
+        """How many of them are yet to be delivered."""
+        low = max(position - count, self.cursor)
+        done = sum(max(0, min(last, position) - max(first - 1, low)) for first, last in self.finished)
+        return max(0, position - low - done)
+
+
+@dataclass(slots=True)
+class Inside:
+    """What was found for a channel above its cursor, and how much of that it has yet to deliver."""
+
+    events: int = 0
+    bytes: int = 0
+    left: int = 0
+
+
+class Accounts:
+    """`tables` are the small tables' rows by key, as salvage found them; `conn` is the new file, which has the batches.
+
+    `stale` are channels whose row was found in an earlier state only: their counters prove nothing.
+    """
+
+    def __init__(
+        self, conn: sqlite3.Connection, tables: Mapping[str, dict[tuple[Any, ...], Columns]], stale: set[int]
+    ) -> None:
+        self.conn, self.tables, self.stale = conn, tables, stale
+        self.lost: list[Range] = []
+        self.possibly_lost: list[Range] = []
+        self.notes: list[str] = []
+        # Of two ids with one name (forgotten, added again) the later one counts.
+        found = sorted(tables["channel"].values(), key=lambda row: row[-2])
+        named = {row[1]: row[0] for row in found}
+        self.gone = {row[0] for row in found} - set(named.values())
+        for channel in self.gone:
+            del tables["channel"][channel,]
+        self.places = {row[0]: Place(row[2], tuple(ranges_of(row[3]))) for row in tables["channel"].values()}
+
+    def passed(self, position: int, count: int, channels: int) -> bool:
+        """Whether every channel of a row is done with all of it."""
+        for channel in _bits(channels):
+            if channel not in self.gone and (
+                channel not in self.places or self.places[channel].left(position, count) > 0
+            ):
+                return False
+        return True
+
+    def close(self, names: Mapping[int, str], version: int) -> None:
+        """All batches are in: name channels whose row is gone, set the counters, find what is missing."""
+        self._add_channels(names)
+        inside = self._inside()
+        missing = self._short(inside) or bool(self.stale)
+        self._judge(self._gaps(), missing)
+        for key, row in self.tables["channel"].items():
+            found = inside[row[0]]
+            puts, put_bytes = max(row[4], found.events), max(row[5], found.bytes)
+            # As the store counts: put less done is what lies above the cursor.
+            counters = (puts, put_bytes, puts - found.events, put_bytes - found.bytes)
+            self.tables["channel"][key] = (*row[:4], *counters, version, 0)
+
+    def _rows(self) -> Iterator[tuple[int, int, int, int]]:
+        """(position, count, channels, bytes) of every batch, in order."""
+        return self.conn.execute("SELECT position, count, channels, length(block) FROM batch ORDER BY position")
+
+    def _add_channels(self, names: Mapping[int, str]) -> None:
+        """A row for each channel that only batches (it starts before the first of them) or the caller speak of."""
+        starts: dict[int, int] = {}
+        last = max((_end(row) for row in self.tables["channel"].values()), default=0)
+        for position, count, channels, _ in self._rows():
+            last = max(last, position)
+            for channel in _bits(channels):
+                if channel not in self.places and channel not in self.gone:
+                    starts.setdefault(channel, position - count)
+        for channel in sorted(starts.keys() | (names.keys() - self.places.keys())):
+            name, start = names.get(channel, f"?{channel}"), starts.get(channel, last)
+            self.stale.add(channel)
+            self.places[channel] = Place(start)
+            self.tables["channel"][channel,] = (channel, name, start, b"", 0, 0, 0, 0, 0, 0)
+            self.notes.append(
+                f"the place of channel {name} could not be read: it sends all that is there again, from position "
+                f"{start}, and its receivers recognise repeats by their numbers"
+            )
+
+    def _inside(self) -> dict[int, Inside]:
+        inside = {channel: Inside() for channel in self.places}
+        for position, count, channels, size in self._rows():
+            for channel, sums in inside.items():
+                above = self.places[channel].above(position, count)
+                if channels >> channel & 1 and above:
+                    sums.events += above
+                    sums.bytes += size * above // count
+                    sums.left += self.places[channel].left(position, count)
+        return inside
+
+    def _short(self, inside: Mapping[int, Inside]) -> bool:
+        """Whether a channel finds less than its counters say."""
+        short = False
+        for row in self.tables["channel"].values():
+            finished = sum(last - first + 1 for first, last in self.places[row[0]].finished)
+            count = row[4] - row[6] - finished - inside[row[0]].left
+            if count > 0 and row[0] not in self.stale:
+                short = True
+                self.notes.append(f"{count} events that channel {row[1]} had yet to deliver could not be read")
+        return short
+
+    def _gaps(self) -> Iterator[tuple[int, int]]:
+        """The positions (above, to] that no row holds, from the first cursor on."""
+        at = min((place.cursor for place in self.places.values()), default=-1)
+        for position, count, _, _ in self._rows():
+            if 0 <= at < position - count:
+                yield at, position - count
+            at = max(at, position)
+        end = max((_end(row) for row in self.tables["channel"].values()), default=0)
+        if at < end:
+            yield at, end
+
+    def _judge(self, gaps: Iterator[tuple[int, int]], missing: bool) -> None:
+        skipped = [0, 0]
+        openings, known = self._openings(), self._known()
+        for low, high in gaps:
+            for above, to, certain in self._certainty(low, high):
+                if not certain and not missing:
+                    continue
+                ranges = self.lost if certain else self.possibly_lost
+                for origin, first, count in _numbers(openings, above, to):
+                    for run in known.get(origin, Coverage()).fresh(((first, count),)):
+                        if len(ranges) < LOST_LIMIT:
+                            ranges.append((origin, *run))
+                        else:
+                            skipped[certain] += run[1]
+        for count, what in zip(skipped, ("possibly lost", "lost"), strict=True):
+            if count:
+                self.notes.append(f"{count} events more are {what}, in ranges beyond the first {LOST_LIMIT}")
+
+    def _certainty(self, low: int, high: int) -> Iterator[tuple[int, int, bool]]:
+        """Cut the positions (low, high] where channels differ: (above, to, whether no channel has passed it); without
+        what all have passed."""
+        spans = [place.spans for place in self.places.values()]
+        edges = {edge for done in spans for span in done for edge in span if low < edge < high}
+        for above, to in pairwise(sorted({low, high} | edges)):
+            passed = sum(any(a <= above and to <= b for a, b in done) for done in spans)
+            if passed < len(spans):
+                yield above, to, passed == 0
+
+    def _openings(self) -> list[tuple[int, bytes]]:
+        """(base, origin) ascending: from the openings' own rows, and from batches where those are gone. Of openings
+        with one base all but the last have numbered nothing."""
+        opened = sorted(self.tables["opening"].values(), key=lambda row: row[-2])
+        bases: dict[int, bytes] = {0: UNKNOWN, **{row[2]: row[1] for row in opened}}
+        bases.update(self.conn.execute("SELECT DISTINCT position - number, origin FROM batch").fetchall())
+        return sorted(bases.items())
+
+    def _known(self) -> dict[bytes, Coverage]:
+        """What an earlier salvage has counted already."""
+        known: dict[bytes, Coverage] = {}
+        for _, origin, first, count, *_ in self.tables["lost"].values():
+            known.setdefault(origin, Coverage()).cover(first, first + count - 1)
+        return known
+
+
+def ranges_of(packed: bytes) -> list[tuple[int, int]]:
+    """Ranges as a row holds them; none if they are malformed."""
+    try:
+        return unpack_ranges(packed)
+    except ValueError:
+        return []
+
+
+def _end(row: Columns) -> int:
+    """The least that a store's last position can be: what a channel counts as inside lies above its cursor."""
+    return int(row[2] + max(0, row[4] - row[6]))
+
+
+def _numbers(openings: list[tuple[int, bytes]], low: int, high: int) -> Iterator[Range]:
+    """The positions (low, high] as numbers of the openings that gave them."""
+    for (base, origin), (end, _) in pairwise([*openings, (1 << 62, b"")]):
+        first, last = max(low, base), min(high, end)
+        if first < last:
+            yield origin, first - base + 1, last - first
+
+
+def _bits(channels: int) -> Iterator[int]:
+    """The channels of a mask."""
+    while channels:
+        lowest = channels & -channels
+        yield lowest.bit_length() - 1
+        channels ^= lowest
