@@ -165,8 +165,8 @@ class Options:
         """The flow of these files. ConfigErrors with all that is wrong."""
         from agent.config.flow import judge
 
-        name = self.given.name or (None if self.given.files else files[0][1].split(b".", 1)[0].split()[-1].decode())
-        flow = judge(files, name, lenient=self.given.lenient, system=self.system, packages=self.program.packages)
+        given = self.given
+        flow = judge(files, given.name, lenient=given.lenient, system=self.system, packages=self.program.packages)
         monitoring = _monitoring(self.system)
         if monitoring:
             _clash(flow, monitoring)
@@ -221,7 +221,7 @@ def _monitoring(system: dict[str, str]) -> Spec | None:
         raise ConfigError(f"-Dflume.monitoring.port={port}: it takes a port, 0 to 65535")
     config = MetricsConfig(bind=bind, port=int(port))
     raw = {"type": "metrics", "bind": bind, "port": port}
-    return Spec("services", "flume.monitoring", "metrics", MetricsService, config, raw, "-Dflume.monitoring.port")
+    return Spec("services", "flume-monitoring", "metrics", MetricsService, config, raw, "-Dflume.monitoring.port")
 
 
 def listeners(flow: Flow) -> list[tuple[str, int, Spec]]:

@@ -123,6 +123,8 @@ class Running:
             for line in str(error).splitlines():
                 log.error("%s", line)
             log.error("the new configuration is refused; the one that runs goes on")
+        except ChannelError:
+            return  # the agent ends with it
         else:
             self.flow = flow
             log.info("configuration taken up: %s", summary(flow))
