@@ -35,6 +35,8 @@ class Component:
     """Made by the agent from its Config; `async with` opens and closes it. Nothing is opened in __init__."""
 
     Config: ClassVar[type[AnyConfig]] = AnyConfig
+    agent: str = "agent"
+    """The name of the agent it belongs to; set by the agent before `open`."""
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         self.name, self.config = name, config
@@ -101,6 +103,9 @@ def _no_such_type(kind: str, type_name: str, packages: tuple[str, ...]) -> str:
     if flume_names.is_flumes(kind, name):
         called = name if type_name.lower() == name else f"{type_name} ({name})"
         return f"Flume's {one} {called} is not in this version; {there_are}"
+    close = difflib.get_close_matches(type_name.removesuffix("$Builder"), flume_names.classes(kind), n=1, cutoff=0.85)
+    if close:
+        return f"Flume has no class {type_name}; the nearest is {close[0]}"
     if flume_names.is_java(type_name):
         return f"the Java class {type_name} can't run here; your own class is type = my_package.my_module:MyClass"
     close = difflib.get_close_matches(name, [*known, *flume_names.ALIASES[kind]], n=1)

@@ -114,6 +114,11 @@ def ours(kind: str, name: str) -> str:
     return java or (name if "." in name or ":" in name else name.lower())
 
 
+def classes(kind: str) -> list[str]:
+    """Flume's Java classes of a kind."""
+    return [f"{_FLUME}{name}" for name in JAVA[kind]]
+
+
 def is_flumes(kind: str, type_name: str) -> bool:
     """Whether Flume has a type that would have this name here."""
     return type_name in ALIASES[kind] or type_name in JAVA[kind].values()

@@ -76,9 +76,11 @@ class Field(NamedTuple):
 
 def fields_of(cls: type[Config]) -> list[Field]:
     """The fields that are read from the file, in the order of the class."""
+    if not dataclasses.is_dataclass(cls):
+        return []  # Config itself: a component without keys
     hints = get_type_hints(cls)
     found = []
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # __init_subclass__ made it a dataclass
+    for field in dataclasses.fields(cls):
         if "key" in field.metadata:
             kind = hints[field.name]
             made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
