@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,13 @@ def test_version_needs_neither_asyncio_nor_components(package: str) -> None:
         "except SystemExit as end: assert not end.code, end.code\n"
     )
     assert "asyncio" not in loaded_by(code)
+
+
+def test_every_module_has_its_layer() -> None:
+    """Each module of `agent/` is in a layer of the contract, so that a new one can't stand outside of it."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    named = {name for layer in contract["layers"] for name in re.split(r"\s*[|:]\s*", layer)}
+    found = {f"agent.{path.stem}" for path in (ROOT / "agent").glob("*") if path.suffix == ".py" or path.is_dir()}
+    found = found - {"agent.config", "agent.__init__", "agent.__pycache__"}
+    found |= {f"agent.config.{path.stem}" for path in (ROOT / "agent" / "config").glob("[a-z]*.py")}
+    assert found <= named
