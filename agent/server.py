@@ -96,7 +96,7 @@ class Rule(NamedTuple):
 
 
 class IpFilter:
-    """`allow|deny:ip|name:<pattern>, ...`: the first that matches decides, otherwise a peer may in (Flume's AvroSource)."""
+    """`allow|deny:ip|name:<pattern>, ...` as in Flume: the first that matches decides, otherwise a peer may in."""
 
     def __init__(self, rules: str) -> None:
         """ConfigError (without a place) names the rule that can't be read."""
