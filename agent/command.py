@@ -95,20 +95,20 @@ def banner(options: Options, flow: Flow) -> list[str]:
 
 
 def place(spec: Spec) -> str:
-    """Where a component listens, sends to or keeps, without a password that its url may hold."""
-    for name in PLACES:
-        value = spec.raw.get(name)
-        if value and name in ("bind", "hostname"):
-            value = f"[{value}]" if ":" in value else value
-            port = spec.raw.get("port", "")
-            return f"http://{value}:{port}/" if spec.type == "metrics" else f"{value}:{port}"
-        if value:
-            head, at, tail = value.rpartition("@")
-            user = head.rpartition(":")[0] if head.count(":") > 1 else head
-            value = f"{user}{at}{tail}"
-            topics = spec.raw.get("topics") or spec.raw.get("topic")
-            return f"{value}  {topics}" if topics else value
-    return ""
+    """Where a component listens, sends to or keeps; empty if none of its keys says so."""
+    from agent.config.reading import fields_of
+
+    values = {field.about.name: getattr(spec.config, field.name) for field in fields_of(type(spec.config))}
+    name = next((name for name in PLACES if values.get(name)), None)
+    if name is None:
+        return ""
+    text = str(values[name])
+    if name in ("bind", "hostname"):
+        text = f"{f'[{text}]' if ':' in text else text}:{values.get('port', '')}"
+    if spec.type == "metrics":
+        text = f"http://{text}/"
+    topics = values.get("topics") or values.get("topic") or ""
+    return f"{text}  {' '.join(topics) if isinstance(topics, list) else topics}".rstrip()
 
 
 def _run(options: Options, files: Sequence[tuple[str, bytes]], flow: Flow) -> int:
