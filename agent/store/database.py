@@ -607,16 +607,19 @@ class Database:
 
     # ---- commands
 
-    def replay(self, ids: Sequence[int], channel: int | None = None) -> list[Row]:
-        """Put dead letters again into the channel they came from, under their old identity; returns the new rows."""
+    def replay(self, ids: Sequence[int] | None) -> list[Row]:
+        """Put dead letters (all for None) again into the channel they came from, under their old identity.
+
+        Returns the new rows. What a source buried before it was an event stays.
+        """
         names = {c.name: c.id for c in self.channels.values()}
         work = Work(self.position)
         self.version += 1
         gone = 0
         with self._transaction():
             for letter in self.letters():
-                target = channel if channel is not None else names.get(letter[1])
-                if letter[0] not in ids or target is None:
+                target = names.get(letter[1])
+                if (ids is not None and letter[0] not in ids) or target is None or letter[2]:
                     continue
                 own = (Identity(letter[3], letter[4], 1),) if letter[3] else None
                 identity = schema.pack_identity(own) if own else None
@@ -629,9 +632,9 @@ class Database:
         self.letter_bytes -= gone
         return work.rows
 
-    def delete_letters(self, ids: Sequence[int]) -> int:
-        """Drop dead letters for good; how many there were."""
-        chosen = [letter for letter in self.letters() if letter[0] in ids]
+    def delete_letters(self, ids: Sequence[int] | None) -> int:
+        """Drop dead letters (all for None) for good; how many there were."""
+        chosen = [letter for letter in self.letters() if ids is None or letter[0] in ids]
         with self._transaction():
             for letter in chosen:
                 self.conn.execute("DELETE FROM dead_letter WHERE id=?", (letter[0],))

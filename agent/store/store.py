@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from agent import clock
 from agent.errors import ChannelError, ChannelFull
-from agent.store import schema
+from agent.store import control, schema
 from agent.store.database import WAL_PAGES, BuryRequest, CursorState, Damaged, Database, Kept, PutRequest, Request
 from agent.store.lock import StoreLock
 from agent.store.queue import ChannelQueue, Segment
@@ -132,8 +132,11 @@ class Store:
         self._chains = self.db.chains()
         self._thread = threading.Thread(target=self._run, name=f"store {self.folder.name}", daemon=True)
         self._thread.start()
+        self._server = await control.serve(self)
 
     def _open_database(self) -> Database:
+        if any(self.folder.glob("headrace.db.salvage*")):
+            _resume(self.path)
         try:
             db = self._database()
         except (Damaged, sqlite3.DatabaseError) as error:
@@ -159,6 +162,8 @@ class Store:
         return Database(self.path, self.options.synchronous, self.options.max_bytes, self.options.letter_limit)
 
     async def _stop(self) -> None:
+        self._server.close()
+        (self.folder / control.SOCKET).unlink(missing_ok=True)
         if self._flush:
             self._flush.cancel()
         self._jobs.put(_Job(None, None))
@@ -338,7 +343,7 @@ class Store:
             reason = str(error)
         old = self.db
         old.close()
-        report = _salvage(self.path, reason)
+        report = _salvage(self.path, reason, {c.id: c.name for c in old.channels.values()})
         self.db = self._database()
         self.db.resume(old)
         self._report(report)
@@ -348,10 +353,12 @@ class Store:
     def _report(self, report: Report) -> None:
         log.error(
             "%s was damaged (%s): %d events salvaged into a new file, %d numbers missing; the damaged one is kept: %s",
-            self.path, report.reason, report.events, sum(count for _, _, count in report.lost), report.damaged,
+            self.path, report.reason, report.events, report.lost_events, report.damaged,
         )  # fmt: skip
         for origin, first, count in report.lost:
             log.error("missing: %d events of origin %s from number %d", count, origin.hex(), first)
+        for note in report.notes:
+            log.warning("salvage: %s", note)
 
     # ---- a full disk
 
@@ -469,8 +476,8 @@ class Store:
 
     # ---- what commands show
 
-    async def replay(self, ids: list[int]) -> int:
-        """Put dead letters again, under their old identity; how many."""
+    async def replay(self, ids: list[int] | None) -> int:
+        """Put dead letters (all for None) again, under their old identity; how many."""
         rows = await self.call(lambda db: db.replay(ids), self._announce)
         return len(rows)
 
@@ -549,10 +556,16 @@ def _make_folder(folder: Path) -> None:
         )
 
 
-def _salvage(path: Path, reason: str) -> Report:
-    from agent.store.salvage import salvage  # only where it is needed: most stores never are
+def _salvage(path: Path, reason: str, names: Mapping[int, str] | None = None) -> Report:
+    from agent.store.salvage import salvage  # only when it is needed: most stores never are
 
-    return salvage(path, reason)
+    return salvage(path, reason, names)
+
+
+def _resume(path: Path) -> None:
+    from agent.store.salvage import resume
+
+    resume(path)
 
 
 def _nothing(db: Database) -> None:
