@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from agent.backoff import Backoff
 from agent.channel import Channel, Take
+from agent.component import Component
 from agent.errors import AgentError, ChannelError, ChannelFull, DeliveryError, Rejected
 from agent.event import Batch
 from agent.metrics import SinkCounter
@@ -45,6 +46,7 @@ class Outlet(NamedTuple):
 
     sinks: Sequence[Sink]
     send: Send
+    processor: Component | None = None
 
 
 class Failure(NamedTuple):
@@ -70,6 +72,7 @@ class SinkRunner:
         self.name, self.make, self.channel, self.counter, self.backoff = name, make, channel, counter, backoff
         self.log = logging.getLogger(f"{__name__}.{name}")
         self.sinks: Sequence[Sink] = ()
+        self._processor: Component | None = None
         self._task: asyncio.Task[None] | None = None
         self._pump_task: asyncio.Task[None] | None = None
         self._waiting = self._stopping = self._draining = False
@@ -86,6 +89,7 @@ class SinkRunner:
                     await self._recover(failure)
         finally:
             await self._close()
+            self.counter.say("stopped")
 
     def finish(self) -> None:
         """Take no more; end when what is under way is settled."""
@@ -108,7 +112,7 @@ class SinkRunner:
 
     async def _open(self) -> None:
         while True:
-            self.sinks, self._send = self.make()
+            self.sinks, self._send, self._processor = self.make()
             receipt = self.channel.receipt()
             for sink in self.sinks:
                 sink.receipt = receipt
@@ -118,6 +122,8 @@ class SinkRunner:
                     await sink.open()
                     if sink.receipt is not None and sink.receipt != receipt:
                         await self.channel.keep_receipt(sink.receipt)
+                if self._processor:
+                    await self._processor.open()
             except Exception as error:
                 await self._close()
                 await self._wait(error, "can't be opened")
@@ -130,10 +136,11 @@ class SinkRunner:
             return
 
     async def _close(self) -> None:
-        sinks, self.sinks = self.sinks, ()
-        for sink in sinks:
+        processor, sinks = self._processor, self.sinks
+        self._processor, self.sinks = None, ()
+        for part in (processor, *sinks) if processor else sinks:
             try:
-                await sink.close()
+                await part.close()
             except Exception:
                 self.log.exception("closing failed")
         self.counter.stop()
