@@ -41,7 +41,7 @@ soak: $(STAMPS)/python peers
 	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -q -s tests/faults
 
 docs: $(STAMPS)/python
-	$(BIN)/python -m tests.house.components
+	$(BIN)/python -m agent.config.tables > docs/components.md
 
 peers: $(STAMPS)/maven
 	@tests/peers/install $(PEERS)

@@ -223,14 +223,15 @@ class _Wiring:
             self._fault(block, fault)
         processor = self._component("processors", name, block.below("processor"), default="default")
         sinks = [
-            sink
-            for sink in dict.fromkeys(reading.config.sinks if reading.config else [])
-            if self._free(sink, name, block)
+            sink for sink in dict.fromkeys(reading.config.sinks if reading.config else []) if self._free(sink, block)
         ]
-        if processor and sinks:
+        if processor and processor.type == "default" and len(sinks) > 1:
+            text = f"the default processor takes one sink, not {len(sinks)}: {', '.join(sinks)}"
+            self.report.dropped(block.at("sinks"), f"{block.prefix}sinks", text)
+        elif processor and sinks:
             self.built.groups[name] = GroupSpec(name, tuple(sinks), processor)
 
-    def _free(self, sink: str, group: str, block: Block) -> bool:
+    def _free(self, sink: str, block: Block) -> bool:
         """Whether a group may have a sink: it is there, and in no other group."""
         place, key = block.at("sinks"), f"{block.prefix}sinks"
         names, _ = split_names(self.block.text("sinks"))

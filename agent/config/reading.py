@@ -109,7 +109,8 @@ class _Reader(Generic[AnyConfig]):
 
     def config(self) -> AnyConfig | None:
         given: dict[str, Any] = {}
-        for field in sorted(self.fields, key=lambda field: (field.is_table, -len(field.about.name))):
+        tables = sorted((f for f in self.fields if f.is_table), key=lambda field: -len(field.about.name))
+        for field in [*(f for f in self.fields if not f.is_table), *tables]:
             read = self._table if field.is_table else self._single
             read(field, given)
         self._rest()
