@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,29 +38,37 @@ _WIDTHS = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)
 Value = int | str | bytes | None
 
 
+class Layout(NamedTuple):
+    """What the header of a record says: the serial type and the bytes [start, stop) of each column, and the sum."""
+
+    columns: tuple[tuple[int, int, int], ...]
+    size: int
+
+    @property
+    def shape(self) -> str:
+        """A letter a column: n, i, t or b for NULL, integer, text, blob."""
+        return "".join("n" if kind == 0 else "i" if kind < 10 else "bt"[kind & 1] for kind, _, _ in self.columns)
+
+
 class Cell(NamedTuple):
-    """A record's head, as found in a leaf: nothing of it is proven yet. `payload` is the part inside the page."""
+    """A record as found in a leaf: nothing of it is proven yet. `payload` is the part inside the page."""
 
     rowid: int
-    size: int
-    head: int
-    types: tuple[int, ...]
+    layout: Layout
     payload: bytes
     overflow: int
 
     def columns(self, payload: bytes, limit: int = 1000) -> list[Value]:
         """The first `limit` columns; ValueError if text is no UTF-8."""
         out: list[Value] = []
-        at = self.head
-        for kind in self.types[:limit]:
-            end = at + width(kind)
-            raw, at = payload[at:end], end
+        for kind, start, stop in self.layout.columns[:limit]:
             if kind >= 12:
+                raw = payload[start:stop]
                 out.append(raw.decode() if kind & 1 else raw)
-            elif kind in (8, 9):
+            elif kind >= 8:
                 out.append(kind - 8)
             else:
-                out.append(int.from_bytes(raw, "big", signed=True) if kind else None)
+                out.append(int.from_bytes(payload[start:stop], "big", signed=True) if kind else None)
         return out
 
 
@@ -154,7 +163,7 @@ class Pages:
 
     def payload(self, cell: Cell) -> bytes | None:
         """A record with what lies in overflow pages; None if the chain breaks."""
-        left = cell.size - len(cell.payload)
+        left = cell.layout.size - len(cell.payload)
         if left == 0:
             return cell.payload
         if left > self.count * self.size:
@@ -206,23 +215,35 @@ def _cell(page: bytes, at: int) -> Cell | None:
     try:
         size, at = _varint(page, at)
         rowid, at = _varint(page, at)
-        head, pos = _varint(page, at)
+        length = page[at]
         # The key of each of our tables is the rowid itself, which is stored as NULL.
-        if not 3 <= head <= HEADER_LIMIT or head > size or page[pos] != 0:
+        if not 3 <= length <= HEADER_LIMIT or length > size or page[at + 1] != 0:
             return None
-        types = []
-        while pos < at + head:
-            kind, pos = _varint(page, pos)
-            types.append(kind)
     except IndexError:
         return None
-    if pos != at + head or 7 in types or 10 in types or 11 in types or head + sum(map(width, types)) != size:
-        return None
+    layout = _layout(page[at : at + length])
     local = _local(size, len(page))
     payload, overflow = page[at : at + local], page[at + local : at + local + 4]
-    if len(payload) < local:
+    if layout is None or layout.size != size or len(payload) < local:
         return None
-    return Cell(rowid, size, head, tuple(types), payload, int.from_bytes(overflow, "big"))
+    return Cell(rowid, layout, payload, int.from_bytes(overflow, "big"))
+
+
+@lru_cache(8192)
+def _layout(header: bytes) -> Layout | None:
+    """A record header, read (section 2.1); None if it can't be one of ours."""
+    columns = []
+    pos, at = 1, len(header)
+    try:
+        while pos < len(header):
+            kind, pos = _varint(header, pos)
+            if kind in (7, 10, 11):  # a float, or reserved
+                return None
+            start, at = at, at + (_WIDTHS[kind] if kind < 10 else (kind - 12) // 2)
+            columns.append((kind, start, at))
+    except IndexError:
+        return None
+    return Layout(tuple(columns), at)
 
 
 def _local(size: int, page: int) -> int:
@@ -232,11 +253,6 @@ def _local(size: int, page: int) -> int:
     least = (page - 12) * 32 // 255 - 23
     kept = least + (size - least) % (page - 4)
     return kept if kept <= page - 35 else least
-
-
-def width(kind: int) -> int:
-    """Bytes of a column of this serial type (section 2.1)."""
-    return _WIDTHS[kind] if kind < 10 else (kind - 12) // 2
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from array import array
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from agent import clock
@@ -38,7 +39,7 @@ from agent.store import schema
 from agent.store.accounts import Accounts, Columns, Range, ranges_of
 from agent.store.coverage import Coverage, pack_ranges
 from agent.store.database import create, sync_folder
-from agent.store.pages import Cell, Pages, Value, cells
+from agent.store.pages import Cell, Layout, Pages, Value, cells
 from agent.store.schema import row_crc, value_crc
 
 _COLUMNS = {
@@ -259,13 +260,16 @@ class _Salvage:
         )
 
 
-def _tables(cell: Cell) -> list[str]:
+def _tables(cell: Cell) -> tuple[str, ...]:
     """The tables whose rows have this shape."""
-    found = _SHAPES.get(len(cell.types), [])
-    if not found or cell.rowid >= 1 << 63:
-        return []
-    shape = ["" if kind == 0 else "i" if kind < 12 else "bt"[kind & 1] for kind in cell.types]
-    return [table for table in found if all(map(str.startswith, _COLUMNS[table], shape))]
+    return _fitting(cell.layout) if cell.rowid < 1 << 63 else ()
+
+
+@lru_cache(8192)
+def _fitting(layout: Layout) -> tuple[str, ...]:
+    found = _SHAPES.get(len(layout.columns), [])
+    shape = layout.shape
+    return tuple(t for t in found if all(kind in ("n", due) for kind, due in zip(shape, _COLUMNS[t], strict=True)))
 
 
 def _ids(rows: list[Columns]) -> list[Columns]:
