@@ -87,8 +87,9 @@ def banner(options: Options, flow: Flow) -> list[str]:
     files = ", ".join(options.given.files) or "the built-in configuration"
     lines = [f"{program.command} {VERSION}: agent {flow.agent} of {files}"]
     rows = (("in", flow.sources), ("keep", flow.channels), ("out", flow.sinks), ("serve", flow.services))
-    for verb, specs in rows:
-        lines += [f"  {verb:5} {s.name:12} {s.type:10} {place(s)}".rstrip() for s in specs.values()]
+    specs = [(verb, spec) for verb, named in rows for spec in named.values()]
+    name, kind = (max(len(getattr(spec, field)) for _, spec in specs) for field in ("name", "type"))
+    lines += [f"  {verb:5}  {s.name:{name}}  {s.type:{kind}}  {place(s)}".rstrip() for verb, s in specs]
     if not options.given.files:
         lines.append(f"  next  {program.next_step}: {program.command} --write-config my.conf, edit, -f my.conf")
     return lines

@@ -184,7 +184,7 @@ def _store(given: argparse.Namespace) -> int:
         if not 2 <= len(words) <= 3:
             raise ConfigError("it takes: headrace store forget CHANNEL [FOLDER]")
         answer = _ask(_folder(words[2] if len(words) == 3 else None), "forget", channel=words[1])
-        _print(given, answer, [f"channel {words[1]} is forgotten"])
+        _print(given, answer, [f"channel {words[1]} is forgotten, with {show.many(answer['count'], 'event')}"])
         return 0
     if len(words) > 1:
         raise ConfigError("it takes one folder")

@@ -10,9 +10,36 @@ from pathlib import Path
 import pytest
 
 from agent import show, tool
+from agent.errors import Rejected
+from agent.event import Batch
 from agent.metrics import ChannelCounter, Counter, Metrics, SinkCounter, SourceCounter
+from agent.sink import Sink
 from tests.agent.test_metrics_service import service
-from tests.peers.harness import free_port
+from tests.peers.harness import Program, free_port, wait_until
+
+FLOW = """\
+a1.sources = r1
+a1.channels = c1 spare
+a1.sinks = k1
+a1.sources.r1.type = seq
+a1.sources.r1.totalEvents = 9
+a1.sources.r1.batchSize = 3
+a1.sources.r1.channels = c1 spare
+a1.channels.c1.type = file
+a1.channels.c1.path = store
+a1.channels.spare.type = file
+a1.channels.spare.path = store
+a1.sinks.k1.type = tests.agent.test_tool:PickySink
+a1.sinks.k1.channel = c1
+"""
+
+
+class PickySink(Sink):
+    """Rejects the event 4, for good."""
+
+    async def send(self, batch: Batch) -> None:
+        if any(event.body == b"4" for event in batch.events):
+            raise Rejected("four is unlucky")
 
 
 def flowing() -> Metrics:
@@ -167,3 +194,69 @@ def test_several_stores_are_named(
         (tmp_path / "headrace-data" / name / "headrace.db").touch()
     assert tool.main(["store"]) == 1
     assert "name one of headrace-data/aggregator, headrace-data/collector" in capsys.readouterr().err
+
+
+def headrace(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command prints; it must end with 0."""
+    assert tool.main(arguments) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def held(program: Callable[..., Program], monkeypatch: pytest.MonkeyPatch) -> Program:
+    """An agent that has delivered eight of nine events, buried one, and holds all nine for another channel."""
+    one = program("edge", FLOW)
+    monkeypatch.chdir(one.folder)
+    wait_until(lambda: one.count("SINK.k1", "EventDrainSuccessCount") == 8, what="eight events delivered")
+    wait_until(lambda: "four is unlucky" in one.log, what="the ninth buried")
+    return one
+
+
+def test_a_held_store_is_shown(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """`headrace store FOLDER` says who holds it, and of each channel what is inside, of the store its origins."""
+    shown = headrace(capsys, "store", "store")
+    assert f"held by process {held.pid}" in shown.splitlines()[0]
+    assert "  spare: 9 events, " in shown and "  c1: 0 events, 0 B" in shown
+    assert "1 dead letter, " in shown and "  1 to 9" in shown
+
+
+def test_a_store_that_nobody_holds_is_shown_too(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an agent the same is read from the file, which may be named itself."""
+    held.stop()
+    shown = headrace(capsys, "store", "store/headrace.db")
+    assert "not held by an agent" in shown and "  spare: 9 events, " in shown
+    assert json.loads(headrace(capsys, "store", "--json", "store"))["letters"] == 1
+
+
+def test_dead_letters_are_listed_and_shown(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dead letter has a number, its channel and its reason; shown whole also its origin and body."""
+    line = headrace(capsys, "dead-letters", "list", "--store", "store").strip()
+    assert line.endswith("c1: four is unlucky")
+    whole = headrace(capsys, "dead-letters", "show", line.split()[0], "--store", "store")
+    assert "number 5" in whole and "body, 1 B: 4" in whole
+
+
+def test_a_dead_letter_is_replayed(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """Replayed while the agent runs, the event goes to the sink again under its identity."""
+    assert headrace(capsys, "dead-letters", "replay", "--all", "--store", "store") == "replay: 1 letter\n"
+    wait_until(lambda: held.log.count("four is unlucky") == 2, what="buried again")
+    (letter,) = json.loads(headrace(capsys, "dead-letters", "list", "--json", "--store", "store"))["letters"]
+    assert (letter["number"], bytes.fromhex(letter["body"])) == (5, b"4")
+
+
+def test_dead_letters_are_deleted(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """Deleted ones are gone."""
+    assert headrace(capsys, "dead-letters", "delete", "--all", "--store", "store") == "delete: 1 letter\n"
+    assert headrace(capsys, "dead-letters", "list", "--store", "store") == "no dead letters\n"
+
+
+def test_a_channel_is_forgotten(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """A channel that left the configuration is shown with the command that drops it, which works; one that is in use
+    is kept."""
+    assert tool.main(["store", "forget", "spare", "store"]) == 1
+    held.stop()
+    held.conf = FLOW.replace(" spare", "").replace("a1.channels.spare", "#")
+    held.start()
+    assert "headrace store forget spare" in headrace(capsys, "store", "store")
+    assert "spare is forgotten, with 9 events" in headrace(capsys, "store", "forget", "spare", "store")
+    assert "spare" not in headrace(capsys, "store", "store")
