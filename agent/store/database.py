@@ -94,6 +94,11 @@ class ChannelState:
     put_events: int
     put_bytes: int
 
+    @property
+    def inside(self) -> int:
+        """Events that it has yet to deliver (those finished above the cursor count too)."""
+        return self.put_events - self.place.done_events
+
 
 @dataclass(slots=True)
 class StreamState:

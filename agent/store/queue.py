@@ -106,12 +106,13 @@ class ChannelQueue:
         self.out: deque[Segment] = deque()
         self.returned = 0
         self._skip = deque(state.place.finished)
+        self._ahead = sum(last - first + 1 for first, last in self._skip)
         self._previous: tuple[bytes, int] | None = None
 
     @property
     def depth(self) -> int:
         """Events inside, those that are out included."""
-        return max(0, self.put_events - self.place.done_events - sum(s.events for s in self.out if s.state == DONE))
+        return max(0, self.put_events - self.place.done_events - self._ahead)
 
     @property
     def size(self) -> int:
@@ -244,6 +245,7 @@ class ChannelQueue:
         """These are delivered (or buried)."""
         for segment in segments:
             segment.state = DONE
+            self._ahead += segment.events
         self._advance()
 
     def give_back(self, segments: Iterable[Segment]) -> None:
@@ -261,6 +263,7 @@ class ChannelQueue:
             size += segment.size
             cursor = segment.last
         if events:
+            self._ahead -= events
             place = self.place
             self.place = CursorState(cursor, (), place.done_events + events, place.done_bytes + size)
 

@@ -347,7 +347,8 @@ class Store:
         self.db = self._database()
         self.db.resume(old)
         self._report(report)
-        self._post(self._salvaged)
+        lost = {c.name: c.inside - self.db.channels[i].inside for i, c in old.channels.items() if i in self.db.channels}
+        self._post(self._salvaged, lost, sum(row[3] for row in self.db.lost()))
         return work()
 
     def _report(self, report: Report) -> None:
@@ -450,17 +451,11 @@ class Store:
                 job.then(answer)
             job.future.set_result(answer)
 
-    def _salvaged(self) -> None:
-        self.missing = 0
-        for state in list(self.db.channels.values()):
-            channel = self.queues.get(state.name)
-            if channel is not None:
-                channel.put_events = channel.place.done_events + (state.put_events - state.place.done_events)
-        self.call(lambda db: sum(row[3] for row in db.lost())).add_done_callback(self._count_missing)
-
-    def _count_missing(self, future: asyncio.Future[int]) -> None:
-        if not future.cancelled() and not future.exception():
-            self.missing = future.result()
+    def _salvaged(self, lost: Mapping[str, int], missing: int) -> None:
+        self.missing = missing
+        for name, events in lost.items():
+            if name in self.queues:
+                self.queues[name].put_events -= max(0, events)
 
     def _fail(self, error: ChannelError, jobs: list[_Job]) -> None:
         self.failed = error
