@@ -339,7 +339,7 @@ class Connection:
             return self._drop(Closed("the broker closed the connection"))
         self._heard = self._loop.time()
         if QUICKACK is not None:
-            # Without it a broker that leaves Nagle on (mosquitto's default) and our delayed ACK wait 40 ms for each other.
+            # A broker with Nagle on (mosquitto's default) and our delayed ACK would wait 40 ms for each other.
             self._sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         try:
             published, others = self._reader.feed(data)

@@ -10,7 +10,6 @@ an `mqtt` sink forwarded are taken as they are, and their sender gets its confir
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import ClassVar, TypeVar
 
@@ -22,20 +21,14 @@ from agent.errors import ChannelFull, ProtocolError, RemoteProtocolError
 from agent.event import Batch
 from agent.mqtt import filters, leg, packet, reading
 from agent.mqtt.connection import TAKEN_OVER, Closed, Connection, Refused
-from agent.mqtt.packet import CUT, DUP, Publish
+from agent.mqtt.inbox import BATCH, POISON, READING, Inbox, Item, Limits
+from agent.mqtt.packet import Publish
 from agent.mqtt.session import Session
 from agent.mqtt.settings import MqttKeys, address, client_id, tls_context
-from agent.mqtt.window import digest
 from agent.source import DeadLetter, Marks, Source, SourceConfig
-
-READING, REPEAT, BATCH, POISON = range(4)
-Item = tuple[int, int, bytes, bytes, bytes, bytes]
-"""(kind, DUP or 0, identifier, digest, what to keep, topic)."""
 
 LETTER = 64 << 10
 """Bytes of a message that a dead letter keeps."""
-WAITING = 4 << 20
-"""Bytes that wait for the channel before the connection is paused."""
 QUIET = 10.0
 """Seconds between two signs of life to the sender of a batch that waits for room."""
 
@@ -85,8 +78,6 @@ class MqttSource(Source):
         if self.config.version:
             self._session.version = 5 if self.config.version == "5" else 3
         self._heads = reading.Heads()
-        self._news = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
         self._quick = 0
         if not self.durable:
             self.log.warning("the channel keeps nothing over a restart: readings are delivered at most once after one")
@@ -125,15 +116,20 @@ class MqttSource(Source):
             timeout=config.connectTimeout,
             limit=max(config.maxEventBytes + packet.KEEP, leg.LIMIT),
         )
-        self._waiting: deque[Item] = deque()
-        self._bytes = self._outstanding = self._special = 0
-        self._in_flight = config.receiveMaximum or 20  # mosquitto's default; grows with what is seen
-        self._no_linger()
-        connection.on_publish = lambda published: self._receive(connection, published)
+        limits = Limits(config.batchSize, config.batchDuration, config.maxEventBytes, config.receiveMaximum)
+        inbox = Inbox(limits, session.window, self._heads)
+
+        def receive(published: list[Publish]) -> None:
+            self.counter.EventReceivedCount += len(published)
+            inbox.receive(published)
+            if inbox.crowded:
+                connection.pause()
+
+        connection.on_publish = receive
         connection.on_pong = session.window.answered
         connection.on_connected = lambda: session.window.connected(connection.session_present)
         async with connection:
-            connection.lost.add_done_callback(lambda _: self._news.set())
+            connection.lost.add_done_callback(lambda _: inbox.wake())
             await self._subscribe(connection)
             backoff.reset()
             self.ready = True
@@ -143,11 +139,15 @@ class MqttSource(Source):
                 self.log.info("connected, MQTT %s, session %s", "5" if session.version == 5 else "3.1.1", present)
             try:
                 while True:
-                    await self._gather(connection)
-                    await self._settle(connection)
+                    await inbox.gather(connection.lost)
+                    items = inbox.next()
+                    await self._settle(connection, items)
+                    inbox.settled(items)
+                    if inbox.roomy:
+                        connection.resume()
             finally:
                 self.counter.OpenConnectionCount = 0
-                self._no_linger()
+                inbox.close()
 
     async def _subscribe(self, connection: Connection) -> None:
         """Subscribe what is new to this session, unsubscribe what is gone.
@@ -173,73 +173,10 @@ class MqttSource(Source):
         if self.counter.say(f"waiting: {text}"):
             self.log.warning("broker %s:%d: %s; trying again", *self._address[:2], text)
 
-    # -- what comes in
-
-    def _receive(self, connection: Connection, published: list[Publish]) -> None:
-        """Encode at once, keep in order; pause the connection when much waits."""
-        window, heads, add = self._session.window, self._heads, self._waiting.append
-        stamp, most, size = reading.stamp(clock.wall_ms()), self.config.maxEventBytes, 0
-        for flags, identifier, topic, properties, payload in published:
-            head, stamped, stable = heads(topic, properties)
-            mark = digest(topic, stable, payload)
-            kind = READING
-            if window.open:
-                if not flags & DUP:
-                    window.close()
-                elif window.repeated(identifier, mark):
-                    kind = REPEAT
-            if kind == READING and (len(payload) > most or flags & CUT or payload.startswith(leg.MAGIC)):
-                kind = POISON if flags & CUT or not payload.startswith(leg.MAGIC) else BATCH
-                self._special += 1
-                piece = payload
-            else:
-                piece = (head + stamp if stamped else head) + reading.body(payload)
-            size += len(piece)
-            add((kind, flags & DUP, identifier, mark, piece, topic))
-        self._arrived(connection, len(published), size)
-
-    def _arrived(self, connection: Connection, count: int, size: int) -> None:
-        self.counter.EventReceivedCount += count
-        self._outstanding += count
-        self._in_flight = max(self._in_flight, self._outstanding)
-        self._bytes += size
-        if self._bytes > WAITING or len(self._waiting) > 4 * self.config.batchSize:
-            connection.pause()
-        self._news.set()
-
-    def _no_linger(self) -> None:
-        self._due = False
-        if self._timer:
-            self._timer.cancel()
-            self._timer = None
-
-    def _ripe(self) -> None:
-        self._timer = None
-        self._due = True
-        self._news.set()
-
-    def _enough(self) -> bool:
-        """Whether there is no reason to linger: a full batch, or the broker may soon have no more to send."""
-        waiting = len(self._waiting)
-        return bool(waiting) and (
-            self._due or self._special > 0 or waiting >= min(self.config.batchSize, max(1, self._in_flight // 2))
-        )
-
-    async def _gather(self, connection: Connection) -> None:
-        """Wait for a batch worth a commit, or for the end of the connection."""
-        while not self._enough():
-            if connection.lost.done():
-                connection.lost.result()
-            if self._waiting and not self._timer:
-                self._timer = asyncio.get_running_loop().call_later(self.config.batchDuration, self._ripe)
-            self._news.clear()
-            await self._news.wait()
-
     # -- what is kept
 
-    async def _settle(self, connection: Connection) -> None:
-        """Keep the next items, then acknowledge them, in order."""
-        items = self._next()
+    async def _settle(self, connection: Connection, items: list[Item]) -> None:
+        """Keep what is one commit, then acknowledge it, in order."""
         window = self._session.window
         if window.reused([item[2] for item in items if item[2] and not item[1]]):
             self.log.warning("this broker reuses packet identifiers quickly: at least once after a broken connection")
@@ -256,26 +193,6 @@ class MqttSource(Source):
         # Acknowledged in the next line after it is kept.
         acks = before + packet.pubacks([item[2] for item in items if item[2]])
         window.acknowledged(entries, connection.ping(acks))
-        self._outstanding -= len(items)
-        if len(self._waiting) <= self.config.batchSize and self._bytes <= WAITING // 2:
-            connection.resume()
-
-    def _next(self) -> list[Item]:
-        """The first items of one kind: readings (and repeats among them) up to batchSize, or one that stands alone."""
-        waiting, most = self._waiting, self.config.batchSize
-        if self._special == 0 and len(waiting) <= most:
-            items = list(waiting)
-            waiting.clear()
-        else:
-            items = [waiting.popleft()]
-            while waiting and len(items) < most and items[0][0] < BATCH and waiting[0][0] < BATCH:
-                items.append(waiting.popleft())
-        if items[0][0] >= BATCH:
-            self._special -= 1
-        self._bytes -= sum([len(item[4]) for item in items])
-        if not waiting:
-            self._no_linger()
-        return items
 
     async def _keep_readings(self, connection: Connection, items: list[Item], marks: Marks) -> None:
         pieces = [item[4] for item in items if item[0] == READING]
