@@ -70,12 +70,12 @@ class Budget:
         return False
 
     def forget(self, peer: Peer) -> None:
-        """It is gone with all it held."""
+        """It is gone; what a channel has yet to take of it still counts."""
         if peer in self._waiting:
             self._waiting.remove(peer)
         if self._favoured is peer:
             self._favoured = None
-        self.count(peer, 0, 0)
+        self.count(peer, 0, peer.busy)
 
     def _wake(self) -> None:
         """Let those go on that may; each asks `allows` again."""
@@ -142,6 +142,10 @@ class Peer(asyncio.BaseProtocol):
     busy = 0
     touched = 0.0
     """Monotonic seconds of the last byte."""
+    paused = False
+    """We don't read from it."""
+    stuffed = False
+    """It doesn't read what we wrote."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -161,8 +165,9 @@ class Peer(asyncio.BaseProtocol):
         """The budget has room again."""
 
     def stalled(self, since: float) -> bool:
-        """Whether it is in the middle of a message and silent since then (never while we don't read)."""
-        return self.held > 0 and self.touched < since and self.transport.is_reading()
+        """Whether it neither goes on with its message nor takes its answers, since then."""
+        stuck = self.held > 0 and not self.paused
+        return self.touched < since and (stuck or self.stuffed or self.transport.is_closing())
 
     def finish(self) -> None:
         """Take nothing in any more; close once what was begun has been answered."""
@@ -321,7 +326,7 @@ class Listener:
             self._change("no more files", "accepts connections again", False)
             since = time.monotonic() - STALL_SECONDS
             for peer in [peer for peer in self.peers if peer.stalled(since)]:
-                self.log.warning("%s stopped in the middle of a message: closed", peer.address)
+                self.log.warning("%s stopped in the middle of a message or reads no answers: closed", peer.address)
                 peer.transport.abort()
 
     async def close(self) -> None:
