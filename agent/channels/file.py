@@ -140,6 +140,7 @@ class FileChannel(Channel):
             bytes=lambda: self.queue.size,
             oldest_seconds=self._oldest,
             salvage_missing=lambda: self.store.missing,
+            stalled_seconds=lambda: self.store.stalled_seconds,
         )
 
     def _oldest(self) -> float:

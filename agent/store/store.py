@@ -89,6 +89,7 @@ class Store:
         self._chains: dict[bytes, tuple[bytes, int]] = {}
         self._space_checked = 0.0
         self._rested = time.monotonic()
+        self._began = 0.0
         self._taken: list[_Job] = []
 
     # ---- life
@@ -311,7 +312,7 @@ class Store:
         if group or cursors or receipts:
             requests = [job.work for job in group if isinstance(job.work, PutRequest | BuryRequest)]
             try:
-                results, rows = self._guarded(lambda: self.db.apply(requests, cursors, receipts))
+                results, rows = self._guarded(lambda: self._apply(requests, cursors, receipts))
                 outcome += zip(group, results, strict=True)
             except sqlite3.OperationalError as error:
                 if not _is(error, sqlite3.SQLITE_FULL):
@@ -320,6 +321,19 @@ class Store:
                 outcome += [(job, ChannelFull(self.full)) for job in group]
         if outcome or rows:
             self._post(self._committed, outcome, rows)
+
+    def _apply(self, *work: Any) -> tuple[list[Any], list[Row]]:
+        self._began = time.monotonic()
+        try:
+            return self.db.apply(*work)
+        finally:
+            self._began = 0.0
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the commit under way has taken; 0 while there is none (health and watchdog look at it)."""
+        began = self._began
+        return time.monotonic() - began if began else 0.0
 
     def _answer(self, job: _Job) -> None:
         work = job.work
