@@ -34,6 +34,7 @@ HELP = {
     "dead_letters": "Events put aside because they can never be delivered",
     "salvage_missing": "Events that a damaged file lost",
     "rejected": "Events that the destination will never take",
+    "rolled_back": "Events put back into the channel after a failed try",
 }
 STALLED_SECONDS = 60.0
 """A store whose commit takes longer makes no progress: the watchdog isn't fed any more."""

@@ -10,6 +10,7 @@ from typing import Any
 Status = Mapping[str, Any]
 FLOW = {"source": "EventAcceptedCount", "sink": "EventDrainSuccessCount"}
 """The counter that shows a component's flow."""
+ORDER = ("source", "channel", "sink")
 
 
 def size(count: float) -> str:
@@ -44,7 +45,7 @@ def status(now: Status, before: Status | None = None) -> Iterator[str]:
     earlier = {(c["kind"], c["name"]): c for c in before["components"]} if before else {}
     seconds = (now["time_ms"] - before["time_ms"]) / 1000 if before else 0.0
     width = max((len(c["name"]) for c in now["components"]), default=0)
-    for part in now["components"]:
+    for part in sorted(now["components"], key=lambda part: ORDER.index(part["kind"])):
         last = earlier.get((part["kind"], part["name"]))
         rate = _rate(part, last, seconds)
         yield f"  {part['kind']:8}{part['name']:{width}}  {rate:>16}  {_tale(part)}".rstrip()
