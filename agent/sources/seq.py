@@ -28,12 +28,13 @@ class SeqSource(Source):
         number, wait = 0, Backoff(1.0, 5.0)
         while number < self.config.totalEvents:
             stop = min(number + self.config.batchSize, self.config.totalEvents)
+            self.counter.EventReceivedCount += stop - number
             try:
                 await self.process(Batch([Event({}, b"%d" % n) for n in range(number, stop)]))
             except ChannelFull:
-                self.counter.ChannelWriteFail += 1
                 await asyncio.sleep(wait.next())
                 continue
             wait.reset()
+            self.counter.EventAcceptedCount += stop - number
             number = stop
             await asyncio.sleep(0)  # a put into memory never waits: let the others run

@@ -37,12 +37,13 @@ class StressSource(Source):
             # a new object each time: what a channel notes on a batch must not reach the next one
             batch = Batch(None, full.block, size) if size == len(full) else full.part(0, size)
             sent += size
+            self.counter.EventReceivedCount += size
             try:
                 await self.process(batch)
                 kept += size
+                self.counter.EventAcceptedCount += size
                 wait.reset()
             except ChannelFull:
-                self.counter.ChannelWriteFail += 1
                 await asyncio.sleep(wait.next())
             due = max(due + self._pace(size), clock() - 1.0)
             await asyncio.sleep(max(0.0, due - clock()))
