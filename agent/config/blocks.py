@@ -121,7 +121,7 @@ class Text:
         for name in left:
             self.report.warning(entry.place, entry.key, f"${{{name}}} is not known and stays as it is")
         if not value.strip():
-            self.report.dropped(entry.place, entry.key, "has no value: give it one, or remove the line")
+            self.report.empty(entry.place, entry.key, "has no value: give it one, or remove the line")
         return value.strip()
 
     def _strangers(self) -> None:

@@ -75,6 +75,7 @@ def key(
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(key,))
+@dataclasses.dataclass(kw_only=True)
 class Config:
     """Base of every component's `Config`: subclasses become keyword-only dataclasses.
 

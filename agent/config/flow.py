@@ -72,11 +72,9 @@ class _Wiring:
         """The judged flow. ConfigErrors if there is an error."""
         drain = self._agent_keys()
         flow = self.built
-        for part in LISTS[:2]:
-            if not self.block.text(part) and part == "channels":
-                self.report.error(
-                    self.block.place, f"{self.block.prefix}{part}", "is missing; it takes the names of channels"
-                )
+        if not self.block.text("channels"):
+            text = "is missing; it takes the names of channels"
+            self.report.error(self.block.place, f"{self.block.prefix}channels", text)
         self._each("channels", self._channel)
         self._each("sources", self._source)
         self._each("sinks", self._sink)
@@ -119,15 +117,23 @@ class _Wiring:
         self._not_listed(block, names, listing, "processor.type" if part == "sinkgroups" else "type")
         for name in names:
             one = block.below(name)
-            one.place = one.place if one.entries else self.block.at(part)
-            if "." in name:
-                self.report.dropped(self.block.at(part), listing, f"{name!r}: the name of a component has no dot")
-            elif not one.entries:
-                self.report.dropped(
-                    self.block.at(part), listing, f"{name} has no properties: {one.prefix}type is missing"
-                )
-            else:
+            if self._named_well(name, one, names, block, self.block.at(part), listing):
                 build(name, one)
+
+    def _named_well(self, name: str, one: Block, names: list[str], part: Block, place: str, listing: str) -> bool:
+        """Whether a listed name can be and has properties."""
+        if one.entries and "." not in name:
+            return True
+        others = [other for other in part.names() if other not in names]
+        text = f"{name} has no properties: {one.prefix}type is missing"
+        if others:
+            text = f"{name} has no properties, and {', '.join(others)} is not in this list"
+        if "," in name:
+            text = f"names are separated by blanks, not commas: {name}"
+        elif "." in name:
+            text = f"{name}: a name has no dot"
+        self.report.dropped(place, listing, text)
+        return False
 
     def _not_listed(self, block: Block, names: list[str], listing: str, needs: str) -> None:
         """With a type it is parked, as one does in Flume; without, the name is wrong."""
@@ -173,7 +179,7 @@ class _Wiring:
     def _channel_exists(self, name: str, place: str, key: str) -> bool:
         """Whether the agent names it; what may be wrong with it is reported there."""
         known, _ = split_names(self.block.text("channels"))
-        if name not in known:
+        if known and name not in known:
             close = nearest(name, known)
             hint = f"the nearest is {close}" if close else listed(known, f"{self.block.prefix}channels has")
             self.report.dropped(place, key, f"there is no channel {name!r}; {hint}")
@@ -189,8 +195,8 @@ class _Wiring:
         specs = []
         for name in names:
             one = inner.below(name)
-            one.place = one.place if one.entries else block.at("interceptors")
-            specs.append(self._component("interceptors", f"{source}.{name}", one))
+            well = self._named_well(name, one, names, inner, block.at("interceptors"), listing)
+            specs.append(self._component("interceptors", f"{source}.{name}", one) if well else None)
         found = [spec for spec in specs if spec]
         return found if len(found) == len(specs) else None
 
@@ -251,7 +257,7 @@ class _Wiring:
         """Load and read one; None after a report of what is wrong."""
         type_name = block.text("type") or default
         if not type_name:
-            known = listed(types_of(kind, self.packages), "there are")
+            known = listed(types_of(kind, self.packages), "it takes one of")
             self.report.dropped(block.place, f"{block.prefix}type", f"is missing; {known}")
             return None
         try:

@@ -45,7 +45,7 @@ class Report:
         self.errors: list[Problem] = []
         self.warnings: list[Problem] = []
         self._fatal = False
-        self._settled: set[tuple[str, str]] = set()
+        self._settled: set[str] = set()
 
     def error(self, place: str, key: str, text: str) -> None:
         """Nothing runs, with or without `lenient`."""
@@ -55,7 +55,12 @@ class Report:
     def unreadable(self, place: str, key: str, text: str) -> None:
         """An error of the value itself: nothing else is said of that key."""
         self.error(place, key, text)
-        self._settled.add((place, key))
+        self._settled.add(key)
+
+    def empty(self, place: str, key: str, text: str) -> None:
+        """Flume ignores a key without a value: that it is missing need not be said too."""
+        self.dropped(place, key, text)
+        self._settled.add(key)
 
     def dropped(self, place: str, key: str, text: str) -> None:
         """Flume drops this."""
@@ -72,7 +77,7 @@ class Report:
         return sorted(self.warnings, key=self._line)
 
     def _add(self, problems: list[Problem], problem: Problem) -> None:
-        if problem not in problems and (problem.place, problem.key) not in self._settled:
+        if problem not in problems and problem.key not in self._settled:
             problems.append(problem)
 
     def _line(self, problem: Problem) -> tuple[int, int]:

@@ -54,11 +54,7 @@ def parse(path: str, content: bytes, report: Report) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for number, line in _logical_lines(_decoded(content)):
         place = f"{path}:{number}"
-        try:
-            entry = _entry(line, place)
-        except ValueError as error:
-            report.error(place, "", str(error))
-            continue
+        entry = _entry(line, place, report)
         before = entries.pop(entry.key, None)
         if before:
             report.warning(place, entry.key, f"replaces the value that line {before.place.rpartition(':')[2]} gave")
@@ -91,11 +87,17 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
         yield start, joined
 
 
-def _entry(line: str, place: str) -> Entry:
+def _entry(line: str, place: str, report: Report) -> Entry:
+    """The key and value of a logical line; where an escape is wrong, as they stand there."""
     found = _KEY.match(line)
     key = found.group() if found else ""
     value = re.sub(r"^[ \t\f]*[=:]?[ \t\f]*", "", line[len(key) :])
-    return Entry(_unescaped(key).strip(TRIMMED), _unescaped(value).strip(TRIMMED), place)
+    try:
+        key = _unescaped(key).strip(TRIMMED)
+        value = _unescaped(value).strip(TRIMMED)
+    except ValueError as error:
+        report.unreadable(place, key, str(error))
+    return Entry(key, value, place)
 
 
 def _unescaped(text: str) -> str:

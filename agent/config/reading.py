@@ -76,8 +76,6 @@ class Field(NamedTuple):
 
 def fields_of(cls: type[Config]) -> list[Field]:
     """The fields that are read from the file, in the order of the class."""
-    if not dataclasses.is_dataclass(cls):
-        return []  # Config itself: a component without keys
     hints = get_type_hints(cls)
     found = []
     for field in dataclasses.fields(cls):

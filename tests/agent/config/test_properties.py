@@ -65,10 +65,11 @@ def test_of_a_repeated_key_the_last_wins_with_a_warning() -> None:
 
 @pytest.mark.parametrize(("text", "words"), [("a = \\u12", "four hexadecimal digits"), ("a = \\uD83D", "surrogate")])
 def test_a_wrong_escape_is_an_error_with_its_line(text: str, words: str) -> None:
-    """A malformed \\u, of which Java throws, is reported; the lines around it are read."""
+    """A malformed \\u, of which Java throws, is reported with its key; the lines around it are read."""
     report = Report(["f"])
-    assert [entry.key for entry in parse("f", f"x = 1\n{text}\ny = 2".encode(), report)] == ["x", "y"]
-    assert [problem.place for problem in report.errors] == ["f:2"] and words in report.errors[0].text
+    assert [entry.key for entry in parse("f", f"x = 1\n{text}\ny = 2".encode(), report)] == ["x", "a", "y"]
+    assert [(problem.place, problem.key) for problem in report.errors] == [("f:2", "a")]
+    assert words in report.errors[0].text
 
 
 PROPERTIES = {"host": "db", "port": "1", "url": "${host}:${port}", "one_host": "x", "stage": "one", "odd": "${b}"}

@@ -91,7 +91,7 @@ def test_every_fault_is_found_at_once() -> None:
     reading = read(EveryKind, {"ratio": "x", "zzz": "1"}, "every")
     assert reading.config is None
     assert [fault.key for fault in reading.faults] == ["port", "ratio", "zzz"]
-    assert reading.faults[0].text == "is missing; it takes a whole number from 1 to 65535 (required): port to listen on"
+    assert reading.faults[0].text == "is missing; it takes a whole number from 1 to 65535: port to listen on"
 
 
 def test_an_unknown_key_without_a_near_one_is_told_the_keys() -> None:
