@@ -45,6 +45,11 @@ class Segment:
         return self.row.position - self.row.events + self.stop
 
     @property
+    def number(self) -> int:
+        """Number of its last event."""
+        return self.row.first + self.stop - 1
+
+    @property
     def first(self) -> int:
         """Position of its first event."""
         return self.row.position - self.row.events + self.start + 1
@@ -200,6 +205,9 @@ class ChannelQueue:
         while room > 0:
             segment = self._next(chosen[0].row.origin if chosen else None)
             if segment is None or (chosen and (segment.events > room or segment.size > space)):
+                break
+            # Never across a gap: what lies between is in another take, and a batch covers all from `after` to its last.
+            if chosen and segment.after != chosen[-1].number:
                 break
             segment = self._claim(segment, limit, max_bytes)
             chosen.append(segment)
