@@ -34,8 +34,9 @@ from typing import Any
 
 import fastavro
 import paho.mqtt.client as mqtt
-from agent.broker import EmbeddedBroker
 from paho.mqtt.enums import CallbackAPIVersion
+
+from agent.broker import EmbeddedBroker
 
 SENSORS = int(os.environ.get("SENSORS", "20"))
 READINGS = int(os.environ.get("READINGS", "12000"))
@@ -85,6 +86,10 @@ aggregator.sinks.files.channel = files
 
 Reading = tuple[str, bytes]
 """(topic, payload)."""
+
+
+class NotReady(Exception):
+    """A program did not start; the text has the end of its log."""
 
 
 class Sensors:
@@ -151,7 +156,7 @@ class Program:
         self.process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it and return when it is ready; SystemExit with its log if it isn't."""
+        """Start it and return when it is ready; NotReady if it isn't."""
         process = self.process = self._launch()
         for _ in range(600):
             if process.poll() is not None:
@@ -159,7 +164,7 @@ class Program:
             if await asyncio.to_thread(self._get, "/readyz") is not None:
                 return
             await asyncio.sleep(0.05)
-        raise SystemExit(f"python -m {self.package} did not get ready:\n{self.log.read_text()[-3000:]}")
+        raise NotReady(f"python -m {self.package} did not get ready:\n{self.log.read_text()[-3000:]}")
 
     def _launch(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as out:
@@ -262,7 +267,7 @@ def in_files(folder: Path) -> Counter[Reading]:
 
 
 def _events(folder: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size):
+    for path in sorted(p for p in folder.rglob("[!.]*") if p.is_file() and p.stat().st_size):
         with path.open("rb") as file:
             for event in fastavro.reader(file):
                 assert isinstance(event, dict)
@@ -373,9 +378,7 @@ async def main(folder: Path, keep: bool) -> int:
         try:
             await demo.start()
             watch = asyncio.create_task(demo.watch(), name="display")
-            async with asyncio.TaskGroup() as group:
-                group.create_task(demo.sensors.run(READINGS, RATE), name="sensors")
-                group.create_task(demo.kill_halfway(), name="kill")
+            await asyncio.gather(demo.sensors.run(READINGS, RATE), demo.kill_halfway())
             await demo.settle()
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
@@ -422,6 +425,9 @@ def run() -> int:
         return asyncio.run(main(folder, keep))
     except KeyboardInterrupt:
         return 130
+    except NotReady as error:
+        print(error)
+        return 1
     finally:
         if keep:
             print(f"left: {folder}")
