@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.config.problems import Report
-from agent.config.properties import Circular, Entry, Resolver, Unresolved, parse
+from agent.config.properties import Entry, parse
 from agent.config.reading import listed, nearest
+from agent.config.references import Circular, Resolver, Unresolved
 
 LISTS = ("sources", "channels", "sinks")
 """An agent has one of these."""

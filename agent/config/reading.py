@@ -14,6 +14,8 @@ from agent.errors import ConfigError
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 MOST_LISTED = 30
 """Names in a message."""
+MOST_SHOWN = 80
+"""Characters of a wrong value in a message."""
 
 
 class Fault(NamedTuple):
@@ -154,7 +156,7 @@ class _Reader(Generic[AnyConfig]):
                 into[at] = False
                 self.notes.append((name, f"takes true or false; {text!r} counts as false, as in Flume"))
                 return
-            self.faults.append(Fault(name, str(error) or f"takes {field.takes()}, not {text!r}"))
+            self.faults.append(Fault(name, str(error) or f"takes {field.takes()}, not {_short(text)}"))
 
     def _special(self, name: str) -> bool:
         return bool(_match(name, self.cls.IGNORED) or _match(name, self.cls.REFUSED))
@@ -177,6 +179,10 @@ class _Reader(Generic[AnyConfig]):
             field = known[close]
             return f"{self.what} has no such key; the nearest is {close}, which takes {field.takes()}{field.doc()}"
         return f"{self.what} has no such key; {listed(known, 'it has')}"
+
+
+def _short(text: str) -> str:
+    return repr(text) if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]!r}..."
 
 
 def _match(name: str, table: Mapping[str, str]) -> str:

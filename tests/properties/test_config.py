@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from agent.config import values
 from agent.config.fields import Bytes, Key, Seconds
 from agent.config.problems import Report
-from agent.config.properties import Circular, Resolver, Unresolved, parse
+from agent.config.properties import parse
+from agent.config.references import Circular, Resolver, Unresolved
 from agent.config.render import _escaped, _escaped_key
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\\ =:#!\t\n\r\f${}"), max_size=30)

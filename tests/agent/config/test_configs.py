@@ -22,6 +22,16 @@ def test_a_broken_configuration_gives_its_messages(path: Path, monkeypatch: pyte
     assert str(caught.value) + "\n" == path.with_suffix(".txt").read_text()
 
 
+@pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
+def test_lenient_runs_it_or_says_no_more_than_strict(path: Path) -> None:
+    """What is an error in spite of --lenient is one without it, or that nothing is left to run."""
+    try:
+        judge([(path.name, path.read_bytes())], lenient=True)
+    except ConfigErrors as error:
+        said = path.with_suffix(".txt").read_text().splitlines()
+        assert [line for line in str(error).splitlines() if line not in said and "nothing to run" not in line] == []
+
+
 def test_there_are_fifty_broken_configurations() -> None:
     """Each with its message."""
     assert len(BAD) >= 50 and all(path.with_suffix(".txt").exists() for path in BAD)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.config.problems import Report
-from agent.config.properties import Circular, Entry, Resolver, Unresolved, parse
+from agent.config.properties import Entry, parse
+from agent.config.references import Circular, Resolver, Unresolved
 
 
 def read(text: str | bytes) -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_each_type_is_read_in_its_unit(name: str, text: str, expected: Any) -> N
     [
         ({"port": "0"}, "port: takes a whole number from 1 to 65535 (required), not '0'"),
         ({"port": "1.5"}, "port: takes a whole number from 1 to 65535 (required), not '1.5'"),
-        ({"port": "9" * 5000}, f"port: takes a whole number from 1 to 65535 (required), not '{'9' * 5000}'"),
+        ({"port": "9" * 5000}, f"port: takes a whole number from 1 to 65535 (required), not '{'9' * 80}'..."),
         ({"ratio": "2"}, "ratio: takes a number from 0 to 1 (default 0.5), not '2'"),
         ({"ratio": "nan"}, "ratio: takes a number from 0 to 1 (default 0.5), not 'nan'"),
         ({"wait": "5 days"},
