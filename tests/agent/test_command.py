@@ -298,3 +298,57 @@ def test_no_argument_aggregator(tmp_path: Path) -> None:
         one.wait_log("ready, agent aggregator: 1 source, 2 channels, 2 sinks")
         assert (tmp_path / "headrace-data" / "aggregator" / "headrace.db").exists()
     assert one.process is not None and one.process.returncode == 0
+
+
+def test_lenient_runs_the_rest(conf: Path) -> None:
+    """--lenient drops what is wrong with a warning, as Flume does, and goes on with the rest."""
+    conf.write_text(FLOW.replace("sinks = k1", "sinks = k1 k2") + "a1.sinks.k2.type = null\na1.sinks.k2.channel = c9\n")
+    strict, lenient = run("-f", str(conf), "--check"), run("-f", str(conf), "--check", "--lenient")
+    assert strict.returncode == 2 and lenient.returncode == 0
+    assert lenient.stdout == "agent a1: 1 source, 1 channel, 1 sink: the configuration is right\n"
+    assert "WARN" in lenient.stderr and f"{conf}:11" in lenient.stderr
+
+
+def test_system_properties_reach_the_file(conf: Path) -> None:
+    """-Dkey=value is ${sys:key} in the file."""
+    conf.write_text(FLOW.replace("totalEvents = 3", "totalEvents = ${sys:total}"))
+    assert run("-f", str(conf), "--check", "-Dtotal=3").returncode == 0
+    assert run("-f", str(conf), "--check", "-Dtotal=three").returncode == 2
+
+
+def test_later_files_replace_keys(conf: Path) -> None:
+    """Of several -f the later one's keys win, and an error names the file that it is in."""
+    other = conf.with_name("other.conf")
+    other.write_text("a1.sinks.k1.type = nonsense\n")
+    done = run("-f", str(conf), "-f", str(other), "--check")
+    assert done.returncode == 2 and f"{other}:1: a1.sinks.k1.type" in done.stderr
+
+
+STUCK = (
+    FLOW.replace("k1.type = null", "k1.type = avro\na1.sinks.k1.hostname = 127.0.0.1\na1.sinks.k1.port = 1")
+    + "a1.drainTimeout = 600\n"
+)
+
+
+def test_a_second_signal_skips_the_drain(program: Make) -> None:
+    """While a memory channel drains into a sink that can't deliver, a second SIGTERM ends it, saying what is lost."""
+    one = program("edge", STUCK)
+    wait_until(lambda: one.count("CHANNEL.c1", "EventPutSuccessCount") == 3, what="three events in")
+    one.signal(signal.SIGTERM)
+    one.wait_log("stopping")
+    assert one.running
+    one.signal(signal.SIGTERM)
+    assert one.wait_exit() == 0
+    assert "3 events, they are lost" in one.log
+
+
+def test_a_store_that_another_agent_holds_ends_with_1(program: Make) -> None:
+    """Two agents on one store: the second ends with 1 and names the first."""
+    text = FLOW.replace("c1.type = memory", "c1.type = file\na1.channels.c1.path = {store}")
+    first = program("edge", "", name="first", start=False)
+    first.conf = text.format(store=first.folder / "store")
+    first.start()
+    second = program("edge", first.conf, name="second", start=False)
+    second.launch()
+    assert second.wait_exit() == 1
+    assert f"is held by process {first.pid}" in second.log and "Traceback" not in second.log
