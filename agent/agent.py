@@ -18,7 +18,7 @@ from agent.channel import Channel
 from agent.channel_processor import ChannelProcessor
 from agent.component import Component
 from agent.config.specs import Flow, GroupSpec, SinkSpec, SourceSpec, Spec
-from agent.errors import ChannelError, ChannelFull
+from agent.errors import ChannelError, ChannelFull, ConfigError
 from agent.interceptor import Interceptor
 from agent.metrics import ChannelCounter, Metrics, SinkCounter, SourceCounter
 from agent.processor import Processor
@@ -64,9 +64,10 @@ class Agent:
 
     @property
     def ready(self) -> bool:
-        """Whether every source listens."""
+        """Whether every source listens and no change is under way."""
         runners = [part.runner for part in self.parts.values()]
-        return self._started and not self._stops and all(r.ready for r in runners if isinstance(r, Runner))
+        up = self._started and not self._stops and not self._changing.locked()
+        return up and all(runner.ready for runner in runners if isinstance(runner, Runner))
 
     def component(self, kind: str, name: str) -> Component | None:
         """The component of this kind ("sources", "channels" ...) that runs under a name now."""
@@ -113,11 +114,13 @@ class Agent:
     async def reload(self, flow: Flow) -> None:
         """Take up a new flow: what is the same keeps running, the rest is stopped, and opened as the flow says.
 
-        ChannelError if a channel can't be opened; the agent then ends.
+        ConfigError, and nothing has changed, if events would be left behind. ChannelError if a channel can't be opened;
+        the agent then ends.
         """
         async with self._changing:
             if self._stops:
                 return
+            self._leaves_nothing(flow)
             channels = {name for name, spec in self.flow.channels.items() if flow.channels.get(name) != spec}
             wanted = dict(_specs(flow))
             parts = [
@@ -134,6 +137,19 @@ class Agent:
                     self._ended.set_exception(error)
                 raise
             self._say_weak()
+
+    def _leaves_nothing(self, flow: Flow) -> None:
+        """ConfigError if a durable channel that holds events would get another type or place."""
+        for name, spec in flow.channels.items():
+            old = self.channels.get(name)
+            if old is None or not old.durable or not old.depth or spec == self.flow.channels[name]:
+                continue
+            new = self._make(spec)
+            if type(new) is not type(old) or getattr(new, "folder", None) != getattr(old, "folder", None):
+                raise ConfigError(
+                    f"{spec.place}: {flow.agent}.channels.{name}: it holds {old.depth} events that another type or "
+                    "place would leave behind: give the new channel another name, and keep this one until it is drained"
+                )
 
     # -- opening
 

@@ -111,29 +111,36 @@ class SinkRunner:
     # -- the sink's life
 
     async def _open(self) -> None:
-        while True:
+        """Make and open the sinks, as often as it takes."""
+        failed = False
+        while not await self._opened():
+            failed = True
+        self.counter.start()
+        if failed:
+            self._recovered("is open")
+        elif not self.backoff.failures:
+            self.counter.say("running")
+
+    async def _opened(self) -> bool:
+        """Whether one try succeeded; waits when it didn't."""
+        self._waiting = True
+        try:
             self.sinks, self._send, self._processor = self.make()
             receipt = self.channel.receipt()
             for sink in self.sinks:
                 sink.receipt = receipt
-            self._waiting = True
-            try:
-                for sink in self.sinks:
-                    await sink.open()
-                    if sink.receipt is not None and sink.receipt != receipt:
-                        await self.channel.keep_receipt(sink.receipt)
-                if self._processor:
-                    await self._processor.open()
-            except Exception as error:
-                await self._close()
-                await self._wait(error, "can't be opened")
-                continue
-            finally:
-                self._waiting = False
-            self.counter.start()
-            if not self.backoff.failures:
-                self.counter.say("running")
-            return
+                await sink.open()
+                if sink.receipt is not None and sink.receipt != receipt:
+                    await self.channel.keep_receipt(sink.receipt)
+            if self._processor:
+                await self._processor.open()
+        except Exception as error:
+            await self._close()
+            await self._wait(error, "can't be opened")
+            return False
+        finally:
+            self._waiting = False
+        return True
 
     async def _close(self) -> None:
         processor, sinks = self._processor, self.sinks
@@ -192,14 +199,14 @@ class SinkRunner:
         take.commit(receipt)
         self.counter.EventDrainSuccessCount += take.batch.count
         if self.backoff.failures:
-            self._recovered()
+            self._recovered("delivers again")
         if self._crash_head and self._crash_head == take.batch.block[:HEAD]:
             self._crash_head, self._crashes = b"", 0
         if self._draining and not self.channel.depth:
             self.finish()
 
-    def _recovered(self) -> None:
-        self.log.info("%s delivers again, after %d failures", self.name, self.backoff.failures)
+    def _recovered(self, how: str) -> None:
+        self.log.info("%s %s, after %d failures", self.name, how, self.backoff.failures)
         self.backoff.reset()
         self.counter.say("running")
 
@@ -316,20 +323,21 @@ class SinkRunner:
             await self._wait(error)
 
     async def _crashed(self, failure: Failure) -> BaseException | None:
-        """A bug of the sink: make it anew, and suspect the batch when the same head has done it too often."""
+        """A bug of the sink: make it anew, and suspect the batch when the same head has done it too often. An OSError
+        is the world's fault, never an event's."""
         head = failure.batch.block[:HEAD]
         if head != self._crash_head:
             self._crash_head, self._crashes = head, 0
             self.log.error("%s: unexpected exception", self.name, exc_info=failure.error)
-        self._crashes += 1
+        self._crashes += not isinstance(failure.error, OSError)
         await self._close()
-        if self._crashes < CRASHES:
-            await self._wait(failure.error, "crashed")
+        if self._crashes >= CRASHES:
+            self._crash_head, self._crashes = b"", 0
             await self._open()
-            return None
+            return await self._halve(failure.batch.count, crashes=True)
+        await self._wait(failure.error, "crashed")
         await self._open()
-        self._crash_head, self._crashes = b"", 0
-        return await self._halve(failure.batch.count, crashes=True)
+        return None
 
     async def _halve(self, count: int, crashes: bool) -> BaseException | None:
         """Find the events at fault among the next `count`; None if the rest went through, else why all wait."""

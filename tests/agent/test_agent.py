@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from agent.agent import Agent
 from agent.channel import Channel
 from agent.channels.memory import MemoryChannel
-from agent.errors import ChannelError, DeliveryError
+from agent.errors import ChannelError, ConfigError, DeliveryError
 from agent.metrics import SinkCounter, SourceCounter
 from tests.agent.parts import SIMPLE, HandSource, ListSink, flow, reset
 from tests.contracts.channel import batch, settle
@@ -322,3 +323,47 @@ def test_a_group_of_one_sink_delivers() -> None:
     agent = run(SIMPLE + group, steps)
     assert ListSink.got == {"k1": ["a"]}
     assert agent.metrics.counter(SinkCounter, "k1").EventDrainSuccessCount == 1
+
+
+def test_a_durable_channel_with_events_keeps_its_place(tmp_path: Path) -> None:
+    """A reload that would leave events behind in another store is refused, and everything goes on; drained, it is
+    taken up."""
+    there, elsewhere = (
+        SIMPLE.replace("type = memory", f"type = file\nchannels.c1.path = {tmp_path / name}") for name in ("a", "b")
+    )
+
+    async def steps(agent: Agent) -> None:
+        ListSink.gate = asyncio.Event()
+        await put("r1", "a")
+        before = agent.channels["c1"]
+        for other in (elsewhere, SIMPLE):
+            with pytest.raises(ConfigError, match=r"c1: it holds 1 events"):
+                await agent.reload(flow(other))
+        assert agent.channels["c1"] is before
+        ListSink.gate.set()
+        await until(lambda: not before.depth)
+        await agent.reload(flow(elsewhere))
+        await put("r1", "b")
+        await until(lambda: len(ListSink.got["k1"]) == 2)
+
+    run(there, steps)
+    assert ListSink.got == {"k1": ["a", "b"]}
+
+
+def test_what_a_durable_channel_holds_is_there_after_a_restart(tmp_path: Path) -> None:
+    """stop doesn't wait for a file channel to drain; the next run delivers the rest, once."""
+    text = SIMPLE.replace("type = memory", f"type = file\nchannels.c1.path = {tmp_path}")
+
+    async def first(agent: Agent) -> None:
+        await put("r1", "a")
+        await until(lambda: ListSink.got)
+        ListSink.error = DeliveryError("away")
+        await put("r1", "b", "c")
+
+    async def second(agent: Agent) -> None:
+        await until(lambda: len(ListSink.got["k1"]) == 3)
+
+    run(text, first)
+    ListSink.error = None
+    run(text, second)
+    assert ListSink.got == {"k1": ["a", "b", "c"]}

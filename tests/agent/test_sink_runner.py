@@ -450,6 +450,29 @@ def test_an_event_that_always_crashes_the_sink_is_buried() -> None:
     assert "ZeroDivisionError: division of bad" in reasons[0]
 
 
+def test_an_os_error_is_never_an_events_fault() -> None:
+    """However often it comes, for a batch of one event too: the batch waits, the sink is made anew."""
+    sink = Scripted(failing(12, ConnectionResetError("by peer")))
+    runner = run(sink, all_of(batch("a")))
+    assert (sink.arrived, runner.counter.rejected, sink.opened) == (["a"], 0, 13)
+
+
+def test_a_sink_that_opens_after_failures_runs() -> None:
+    """It is said to run as soon as it is open, without an event to show it."""
+
+    class Shy(Scripted):
+        async def open(self) -> None:
+            await super().open()
+            if self.opened < 3:
+                raise DeliveryError("no route")
+
+    async def steps(channel: Channel, runner: SinkRunner) -> None:
+        await until(lambda: runner.counter.state.startswith("waiting"))
+        await until(lambda: runner.counter.state == "running")
+
+    run(Shy(), steps)
+
+
 def test_a_sink_that_always_crashes_loses_nothing() -> None:
     """When every event crashes it alike, the sink is at fault: nothing is buried."""
     broken = {"now": True}
