@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from agent.avro import record
 from agent.store.coverage import Coverage, unpack_ranges
 
 LOST_LIMIT = 1000
@@ -138,9 +139,14 @@ class Accounts:
                 above = self.places[channel].above(position, count)
                 if channels >> channel & 1 and above:
                     sums.events += above
-                    sums.bytes += size * above // count
+                    sums.bytes += size if above == count else self._tail(position, count, above)
                     sums.left += self.places[channel].left(position, count)
         return inside
+
+    def _tail(self, position: int, count: int, last: int) -> int:
+        """Bytes of the last events of a row that a cursor stands in."""
+        (block,) = self.conn.execute("SELECT block FROM batch WHERE position=?", (position,)).fetchone()
+        return len(block) - record.offsets(block, count)[count - last - 1]
 
     def _short(self, inside: Mapping[int, Inside]) -> bool:
         """Whether a channel finds less than its counters say."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -264,10 +264,13 @@ class Database:
     def _add_channel(self, name: str) -> None:
         if any(c.name == name for c in self.channels.values()):
             return
-        free = next((i for i in range(62) if i not in self.channels), None)
+        # A nameless one is what salvage left of a channel whose row was gone; ids follow the configuration's order.
+        free = next((i for i in range(62) if i not in self.channels or self.channels[i].name == f"?{i}"), None)
         if free is None:
             raise ChannelError(f"{self.path} has 62 channels already: give one of them a `path` of its own")
         state = ChannelState(free, name, CursorState(self.position, (), 0, 0), 0, 0)
+        if free in self.channels:
+            state = replace(self.channels[free], name=name)
         self.channels[free] = state
         self._write_channel(state)
 
@@ -293,6 +296,7 @@ class Database:
         self.origin, self.base, self.chain, self.openings = old.origin, old.base, old.chain, old.openings
         for key, stream in old.streams.items():
             self.streams.setdefault(key, stream)
+        self._next_stream = max(self._next_stream, old._next_stream)
 
     def chains(self) -> dict[bytes, tuple[bytes, int]]:
         """For each origin of the store: the one before it that numbered anything, and the last number that gave."""

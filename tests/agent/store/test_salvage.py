@@ -428,7 +428,10 @@ def test_partly_delivered_row_is_kept(tmp_path: Path) -> None:
     report = salvage(path, "a test")
     check_complete(path, report, set(range(106, 401)))
     db = opened(path)
-    assert db.channels[0].put_events - db.channels[0].place.done_events == 295
+    state, row = db.channels[0], db.read(0, 105, 1 << 20, 1)[0]
+    assert state.put_events - state.place.done_events == 295
+    rest = len(row.block) - record.offsets(row.block, 10)[4]
+    assert state.put_bytes - state.place.done_bytes == rest + sum(len(r.block) for r in db.read(0, 110, 1 << 40, 999))
     db.close()
 
 
@@ -454,6 +457,20 @@ def test_lost_channel_gets_the_name_that_the_caller_knows(tmp_path: Path) -> Non
     salvage(path, "a test", {0: "a", 3: "d"})
     db = opened(path)
     assert [(c.id, c.name, c.place.cursor) for c in db.channels.values()] == [(0, "a", 0), (3, "d", 400)]
+    db.close()
+
+
+def test_channel_of_the_configuration_takes_the_place_of_a_lost_one(tmp_path: Path) -> None:
+    """Channels whose rows are gone get them back, by the order of the configuration, and nothing they had is lost."""
+    path = Store(tmp_path, masks=(A, B)).close()
+    overwrite(path, channel_page(path))
+    salvage(path, "a test")
+    db = opened(path)
+    db.start(["a", "b", "c"])
+    assert {c.id: c.name for c in db.channels.values()} == {0: "a", 1: "b", 2: "c"}
+    for channel in (0, 1):
+        assert numbers(db, channel) == [n for n in range(1, 401) if (n - 1) // 10 % 2 == channel]
+    assert numbers(db, 2) == []
     db.close()
 
 
