@@ -62,6 +62,11 @@ IGNORED: dict[tuple[str, ...], str] = {
     ("--backup-directory", "-b"): "a bad new file never replaces the configuration that runs, so no backup is needed",
     ("-X",): "there is no JVM",
 }
+WORDS = {
+    "avro-client": "send with mosquitto_pub, nc or an Avro client to a source of your file",
+    "tool": "the command `headrace` looks at stores",
+}
+"""Commands of `flume-ng` that aren't here."""
 EPILOG = """\
 examples:
   {0}                                     run the built-in configuration
@@ -177,9 +182,11 @@ class Options:
 def parse(program: Program, arguments: Sequence[str]) -> Options:
     """Read the command line; argparse exits with 2, naming what is wrong."""
     words = list(arguments)
-    if words[:1] == ["agent"]:
+    if words[:1] in (["agent"], ["node"]):
         words.pop(0)
     parser = _parser(program)
+    if words and words[0] in WORDS:
+        parser.error(f"{words[0]} isn't here: {WORDS[words[0]]}")
     if words[:1] == ["help"]:
         parser.print_help()
         parser.exit()

@@ -81,7 +81,10 @@ def test_what_means_nothing_is_accepted_with_a_warning(arguments: list[str]) -> 
     assert len(read.given.warnings) == 1 and read.given.name == "a1"
 
 
-@pytest.mark.parametrize("arguments", [["--log-level", "loud"], ["-Dflume.root.logger=LOUD,console"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["avro-client", "-H", "x"], ["--log-level", "loud"], ["-Dflume.root.logger=LOUD,console"], ["--nonsense"]],
+)
 def test_wrong_options_end_with_2(arguments: list[str]) -> None:
     """A wrong option or level ends with 2."""
     with pytest.raises(SystemExit) as ended:

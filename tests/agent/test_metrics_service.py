@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from agent.errors import ConfigError
 from agent.metrics import ChannelCounter, Metrics, SinkCounter, SourceCounter
 from agent.services import metrics as module
 from agent.services.metrics import MetricsConfig, MetricsService
+from tests.peers.harness import ROOT
 
 T = TypeVar("T")
 
@@ -205,3 +207,11 @@ def test_a_taken_port_is_named() -> None:
                 await service(port=first.port).open()
 
     asyncio.run(main())
+
+
+def test_every_metric_of_the_documentation_is_there() -> None:
+    """Each metric that docs/operations.md names is in the Prometheus text."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = set(re.findall(r"`(headrace_\w+)`", page))
+    shown = set(re.findall(r"^(headrace_\w+)", get("/metrics/prometheus")[2], re.MULTILINE))
+    assert len(named) > 20 and named <= shown
