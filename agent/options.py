@@ -161,10 +161,13 @@ class Options:
 
     def say(self, line: str) -> None:
         """Tell the person at the terminal; with --log-format json it is a line of the log."""
-        if self.given.log_format == "text":
-            print(line, flush=True)
-        else:
+        if self.given.log_format != "text":
             log.info("%s", line.strip())
+            return
+        try:
+            print(line, flush=True)
+        except OSError:
+            pass  # the terminal is gone, the agent goes on
 
     def judge(self, files: Sequence[tuple[str, bytes]]) -> Flow:
         """The flow of these files. ConfigErrors with all that is wrong."""

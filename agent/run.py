@@ -114,21 +114,31 @@ class Running:
 
     async def _reload(self, files: Files) -> None:
         notify.reloading()
-        try:
-            flow = self.options.judge(files)
-            for problem in flow.warnings:
-                log.warning("%s", problem)
-            await self.agent.reload(flow)
-        except ConfigError as error:
-            for line in str(error).splitlines():
-                log.error("%s", line)
-            log.error("the new configuration is refused; the one that runs goes on")
-        except ChannelError:
-            return  # the agent ends with it
-        else:
+        flow = self._judge(files)
+        if flow:
+            try:
+                await self.agent.reload(flow)
+            except ChannelError:
+                return  # the agent ends with it
             self.flow = flow
             log.info("configuration taken up: %s", summary(flow))
         notify.ready("running")
+
+    def _judge(self, files: Files) -> Flow | None:
+        """The new flow; None, with its errors said, if it is wrong (or if judging it shows a bug of ours)."""
+        try:
+            flow = self.options.judge(files)
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                log.error("%s", line)
+        except Exception:
+            log.exception("the new configuration could not be judged")
+        else:
+            for problem in flow.warnings:
+                log.warning("%s", problem)
+            return flow
+        log.error("the new configuration is refused; the one that runs goes on")
+        return None
 
     async def _feed_watchdog(self) -> None:
         limit = notify.watchdog_seconds()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from agent import logs, options
 from agent.options import parse
 from aggregator.__main__ import AGGREGATOR
 from edge.__main__ import COLLECTOR
-from tests.peers.harness import ROOT, Program, free_port, http_get, wait_until
+from tests.peers.harness import ROOT, Program, answers, free_port, http_get, wait_until
 
 FLOW = """\
 a1.sources = r1
@@ -188,6 +189,32 @@ def test_shipped_configurations_are_right(path: Path) -> None:
     """Every configuration in deploy/ is judged right without a warning."""
     done = run("-f", str(path), "--check", package="edge" if "collector" in path.name else "aggregator")
     assert done.returncode == 0 and done.stderr == "", done.stderr
+
+
+def test_the_guides_configurations_are_right(tmp_path: Path) -> None:
+    """Every whole configuration that docs/guide.md shows is judged right without a warning."""
+    blocks = re.findall(r"```properties\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    for number, block in enumerate(blocks):
+        path = tmp_path / f"{number}.conf"
+        path.write_text(block)
+        done = run("-f", str(path), "--check")
+        assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert blocks
+
+
+def test_a_closed_terminal_does_not_end_it(conf: Path) -> None:
+    """When nobody reads what it prints any more, the agent goes on."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "edge", "-f", str(conf)]
+    with subprocess.Popen(command, env=env, stdout=writing, stderr=subprocess.PIPE, text=True) as one:
+        os.close(writing)
+        port = free_port()
+        conf.write_text(FLOW + f"a1.services = web\na1.services.web.type = metrics\na1.services.web.port = {port}\n")
+        wait_until(lambda: answers(port), what="the reloaded agent's metrics port")
+        one.terminate()
+        assert one.wait(30) == 0
 
 
 def test_built_in_configurations_share_no_store() -> None:
