@@ -75,7 +75,7 @@ class MetricsService(Service):
         return number
 
     async def run(self) -> None:
-        await self.server.serve_forever()
+        await asyncio.get_running_loop().create_future()  # serve_forever would wait for slow clients when cancelled
 
     async def close(self) -> None:
         if hasattr(self, "server"):
