@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
-from agent.backoff import Backoff
+from agent.builder import Builder, PartSpec, part_specs
 from agent.channel import Channel
-from agent.channel_processor import ChannelProcessor
 from agent.component import Component
-from agent.config.specs import Flow, GroupSpec, SinkSpec, SourceSpec, Spec
+from agent.config.specs import Flow, Spec
 from agent.errors import ChannelError, ChannelFull, ConfigError
-from agent.interceptor import Interceptor
-from agent.metrics import ChannelCounter, Metrics, SinkCounter, SourceCounter
-from agent.processor import Processor
-from agent.runner import Made, Runner
-from agent.selector import Selector
-from agent.service import Service
-from agent.sink import Sink, SinkConfig
-from agent.sink_runner import Outlet, SinkRunner
-from agent.source import Source
+from agent.metrics import ChannelCounter, Metrics
+from agent.runner import Runner
+from agent.sink_runner import SinkRunner
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +29,7 @@ log = logging.getLogger(__name__)
 class Part:
     """A source, sink, group or service that runs: what it was built from, the channels it touches, its task."""
 
-    spec: object
+    spec: PartSpec
     channels: frozenset[str]
     runner: Runner | SinkRunner
     task: asyncio.Task[None]
@@ -52,6 +45,7 @@ class Agent:
         self.flow = flow
         self.metrics = Metrics()
         self.channels: dict[str, Channel] = {}
+        self.builder = Builder(flow.agent, self.metrics, self.channels, lambda: self.ready)
         self.parts: dict[tuple[str, str], Part] = {}
         self._group = asyncio.TaskGroup()
         self._ended: asyncio.Future[None] | None = None
@@ -122,7 +116,7 @@ class Agent:
                 return
             self._leaves_nothing(flow)
             channels = {name for name, spec in self.flow.channels.items() if flow.channels.get(name) != spec}
-            wanted = dict(_specs(flow))
+            wanted = dict(part_specs(flow))
             parts = [
                 key for key, part in self.parts.items() if wanted.get(key) != part.spec or part.channels & channels
             ]  # fmt: skip
@@ -144,7 +138,7 @@ class Agent:
             old = self.channels.get(name)
             if old is None or not old.durable or not old.depth or spec == self.flow.channels[name]:
                 continue
-            new = self._make(spec)
+            new = self.builder.make(spec)
             if type(new) is not type(old) or getattr(new, "folder", None) != getattr(old, "folder", None):
                 raise ConfigError(
                     f"{spec.place}: {flow.agent}.channels.{name}: it holds {old.depth} events that another type or "
@@ -158,12 +152,12 @@ class Agent:
         for name, spec in flow.channels.items():
             if name not in self.channels:
                 self.channels[name] = await self._open_channel(spec)
-        for key, part_spec in _specs(flow):
+        for key, part in part_specs(flow):
             if key not in self.parts:
-                self._start(key, part_spec, flow)
+                self._start(key, part)
 
     async def _open_channel(self, spec: Spec) -> Channel:
-        channel = cast(Channel, self._make(spec))
+        channel = cast(Channel, self.builder.make(spec))
         counter = channel.counter = self.metrics.counter(ChannelCounter, spec.name)
         try:
             await channel.open()
@@ -174,71 +168,10 @@ class Agent:
         counter.say("running")
         return channel
 
-    def _start(self, key: tuple[str, str], spec: object, flow: Flow) -> None:
-        kind, name = key
-        runner: Runner | SinkRunner
-        if isinstance(spec, SourceSpec):
-            channels = spec.channels
-            runner = self._runner(spec, lambda: self._make_source(spec), self.metrics.counter(SourceCounter, name))
-        elif isinstance(spec, Spec):
-            channels = ()
-            runner = self._runner(spec, lambda: self._make_service(spec), None)
-        else:
-            group, sinks = cast(tuple[GroupSpec | None, tuple[SinkSpec, ...]], spec)
-            channels = (sinks[0].channel,)
-            runner = self._sink_runner(name, group, sinks)
-        task = self._group.create_task(runner.run(), name=f"{kind} {name}")
-        self.parts[key] = Part(spec, frozenset(channels), runner, task)
-
-    def _runner(self, spec: Spec, make: Callable[[], Made], counter: SourceCounter | None) -> Runner:
-        where = f"{self.flow.agent}.{spec.kind}.{spec.name}.port = {spec.raw.get('port', '')} ({spec.place})"
-        return Runner(spec.name, make, counter, Backoff(*self.restart), where)
-
-    def _make(self, spec: Spec) -> Component:
-        component = spec.cls(spec.name, spec.config)
-        component.agent = self.flow.agent
-        return component
-
-    def _make_source(self, spec: SourceSpec) -> Made:
-        source = cast(Source, self._make(spec))
-        processor = self._processor(spec)
-        source.counter = processor.counter
-        source.process, source.bury = processor, processor.bury
-        source.marks, source.durable = processor.marks, processor.durable
-        return Made(source, (*processor.interceptors, processor.selector))
-
-    def _processor(self, spec: SourceSpec) -> ChannelProcessor:
-        assert spec.selector is not None
-        make_selector = cast(type[Selector], spec.selector.cls)
-        selector = make_selector(spec.selector.name, spec.selector.config, list(spec.channels))
-        interceptors = [cast(Interceptor, self._make(one)) for one in spec.interceptors]
-        channels = {name: self.channels[name] for name in spec.channels}
-        counter = self.metrics.counter(SourceCounter, spec.name)
-        return ChannelProcessor(spec.name, interceptors, selector, channels, counter)
-
-    def _make_service(self, spec: Spec) -> Made:
-        service = cast(Service, self._make(spec))
-        service.metrics, service.ready = self.metrics, lambda: self.ready
-        return Made(service)
-
-    def _sink_runner(self, name: str, group: GroupSpec | None, specs: tuple[SinkSpec, ...]) -> SinkRunner:
-        channel = self.channels[specs[0].channel]
-        configs = [cast(SinkConfig, spec.config) for spec in specs]
-        backoff = Backoff(min(c.backoff for c in configs), max(c.maxBackoff for c in configs))
-        counter = self.metrics.counter(SinkCounter, specs[0].name if len(specs) == 1 else name)
-        return SinkRunner(name, lambda: self._outlet(group, specs, channel), channel, counter, backoff)
-
-    def _outlet(self, group: GroupSpec | None, specs: tuple[SinkSpec, ...], channel: Channel) -> Outlet:
-        sinks = []
-        for spec in specs:
-            sink = cast(Sink, self._make(spec))
-            sink.counter, sink.durable = self.metrics.counter(SinkCounter, spec.name), channel.durable
-            sinks.append(sink)
-        if group is None:
-            return Outlet(sinks, sinks[0].send)
-        processor = cast(Processor, self._make(group.processor))
-        processor.sinks = sinks  # type: ignore[attr-defined]
-        return Outlet(sinks, processor.process, processor)
+    def _start(self, key: tuple[str, str], spec: PartSpec) -> None:
+        runner, channels = self.builder.runner(spec, self.restart)
+        task = self._group.create_task(runner.run(), name=" ".join(key))
+        self.parts[key] = Part(spec, channels, runner, task)
 
     # -- stopping
 
@@ -292,23 +225,10 @@ class Agent:
         weak = [
             f"source {spec.name}: {weakness}"
             for spec in self.flow.sources.values()
-            if (weakness := self._processor(spec).weakness)
+            if (weakness := self.builder.processor(spec).weakness)
         ]
         if weak:
             log.info("at least once, not exactly once: %s", "; ".join(weak))
-
-
-def _specs(flow: Flow) -> Iterable[tuple[tuple[str, str], object]]:
-    """Every part in the order of opening; a sink is (its group or None, the specs of its sinks)."""
-    grouped = {sink for group in flow.groups.values() for sink in group.sinks}
-    for group in flow.groups.values():
-        yield ("groups", group.name), (group, tuple(flow.sinks[name] for name in group.sinks))
-    for name, sink in flow.sinks.items():
-        if name not in grouped:
-            yield ("sinks", name), (None, (sink,))
-    for kind, specs in (("services", flow.services), ("sources", flow.sources)):
-        for name, spec in specs.items():
-            yield (kind, name), spec
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -64,7 +64,7 @@ class ChannelProcessor:
         """Why what was acknowledged isn't kept exactly once by one durable home; empty if it is."""
         volatile = [channel.name for channel in self.required if not channel.durable]
         if volatile:
-            return f"channel {', '.join(volatile)} is lost when the process ends"
+            return f"channel {', '.join(volatile)} is in memory, what it holds is lost when the process ends"
         if len({id(channel.home) for channel in self.required}) > 1:
             names = ", ".join(channel.name for channel in self.required)
             return f"channels {names} lie in different stores, a failure between them may store a batch twice"

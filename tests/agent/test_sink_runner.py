@@ -404,6 +404,27 @@ def test_held_events_go_back_when_the_far_side_goes_away() -> None:
     assert runner.counter.rejected == 1
 
 
+def test_held_events_go_back_when_it_is_cancelled() -> None:
+    """Cancelled in the middle of the search: everything is inside again, in order."""
+
+    async def reply(names: list[str]) -> None:
+        if "0" in names:
+            raise Rejected("illegal")
+        await asyncio.sleep(1000)
+
+    async def steps(channel: Channel, runner: SinkRunner) -> None:
+        await channel.put(batch(*range(4)))
+        await until(lambda: sink.sends[-1:] == [["1"]])
+        assert runner._task
+        runner._task.cancel()
+        await asyncio.gather(runner._task, return_exceptions=True)
+        async with await channel.take(100) as take:
+            assert bodies(take) == ["0", "1", "2", "3"]
+
+    sink = Scripted(reply)
+    run(sink, steps)
+
+
 def test_full_dead_letters_make_the_channel_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """When bury has no room the event stays, and is buried when there is."""
     refused: list[str] = []
