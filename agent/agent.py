@@ -102,14 +102,14 @@ class Agent:
         self._stops += 1
         if self._ended and not self._ended.done():
             self._ended.set_result(None)
-        if self._stops > 1 and self._bound:
+        if self._stops > 1 and self._bound and not self._bound.expired():
             self._bound.reschedule(asyncio.get_running_loop().time())
 
     async def reload(self, flow: Flow) -> None:
         """Take up a new flow: what is the same keeps running, the rest is stopped, and opened as the flow says.
 
-        ConfigError, and nothing has changed, if events would be left behind. ChannelError if a channel can't be opened;
-        the agent then ends.
+        ConfigError, and nothing has changed, if events would be left behind. When a channel can't be opened the agent
+        ends: ChannelError.
         """
         async with self._changing:
             if self._stops:
@@ -121,12 +121,12 @@ class Agent:
                 key for key, part in self.parts.items() if wanted.get(key) != part.spec or part.channels & channels
             ]  # fmt: skip
             try:
-                await self._stop(parts, [name for name in channels if name not in flow.channels], flow.channels)
+                await self._stop(parts, [name for name in channels if name not in flow.channels])
                 old = {name: self.channels[name] for name in channels}
                 await self._replace(old, flow)
                 self.flow = flow
                 await self._open(flow)
-            except ChannelError as error:
+            except Exception as error:
                 if self._ended and not self._ended.done():
                     self._ended.set_exception(error)
                 raise
@@ -175,7 +175,7 @@ class Agent:
 
     # -- stopping
 
-    async def _stop(self, keys: Iterable[tuple[str, str]], emptied: Iterable[str], kept: Iterable[str] = ()) -> None:
+    async def _stop(self, keys: Iterable[tuple[str, str]], emptied: Iterable[str]) -> None:
         """Stop these parts: sources first, then sinks, once what they have open is settled and the memory channels
         among `emptied` are drained, within drainTimeout; services last."""
         parts = {key: self.parts.pop(key) for key in keys}
