@@ -35,6 +35,9 @@ from agent.mqtt.settings import Address
 CHUNK = 256 << 10
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Linux only; it doesn't last, so it is set after each read."""
+PATIENCE = 2.0
+"""Seconds without CONNACK until a broker is asked whether it knows MQTT 5."""
+PROBE = b"\x10\x16\0\4MQTT\5\2\0\x3c\0\0\x09" + b"headrace?"
 TAKEN_OVER = 0x8E
 BAD_VERSION = 0x84
 _REFUSED_311 = {
@@ -145,10 +148,11 @@ class Connection:
         keep_alive: float = 60.0,
         timeout: float = 20.0,
         limit: int = 1 << 20,
+        fallback: bool = False,
     ) -> None:
         self.to, self.client_id, self.version, self.tls = to, client_id, version, tls
         self.login, self.clean, self.expiry, self.receive_maximum = login, clean, expiry, receive_maximum
-        self.keep_alive, self.timeout = keep_alive, timeout
+        self.keep_alive, self.timeout, self.fallback = keep_alive, timeout, fallback and version == 5
         self.on_publish: Callable[[list[Publish]], None] = lambda published: None
         self.on_connected: Callable[[], None] = lambda: None
         self.on_puback: Callable[[int, int], None] = lambda identifier, code: None
@@ -177,7 +181,7 @@ class Connection:
                     self._client = self._make_client()
                     self._loop.add_reader(self._sock, self._readable)
                     self._connect()
-                    await self._wait(self._connected)
+                    await self._accepted()
                 except BaseException:
                     self._drop(Closed("not connected"))
                     raise
@@ -291,6 +295,15 @@ class Connection:
         if self.receive_maximum:
             properties.ReceiveMaximum = self.receive_maximum
         self._client.connect(self.to.host, self.to.port, keep_alive, clean_start=self.clean, properties=properties)
+
+    async def _accepted(self) -> None:
+        """Return at CONNACK. A broker that is silent is asked whether it knows MQTT 5, if we may fall back."""
+        if self.fallback:
+            futures = (self._connected, self.lost)
+            done, _ = await asyncio.wait(futures, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            if not done and await refuses_version_5(self.to, self.tls):
+                raise Refused("the broker does not speak MQTT 5", bad_version=True)
+        await self._wait(self._connected)
 
     def _on_connect(self, client: Any, data: Any, flags: Any, code: Any, properties: Properties | None) -> None:
         if self._connected.done():
@@ -417,6 +430,24 @@ class Connection:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self.lost.set_exception(why)
+
+
+async def refuses_version_5(to: Address, tls: ssl.SSLContext | None) -> bool:
+    """Whether a plain CONNECT of MQTT 5, without properties, is refused for its version.
+
+    amqtt 0.12 waits for ever at a CONNECT with properties, which it takes for a long clientId, and refuses this one.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await asyncio.open_connection(to.host, to.port, ssl=tls)
+            try:
+                writer.write(PROBE)
+                answer = await reader.readexactly(4)
+            finally:
+                writer.close()
+    except (TimeoutError, OSError, EOFError):
+        return False
+    return answer[0] == packet.CONNACK and (answer[1:] == b"\2\0\1" or answer[3] == BAD_VERSION)
 
 
 async def dial(to: Address, tls: ssl.SSLContext | None) -> socket.socket:

@@ -105,6 +105,7 @@ class Publisher:
             clean=True,
             keep_alive=keys.keepAlive,
             timeout=keys.connectTimeout,
+            fallback=not keys.version,
         )
         connection.on_publish, connection.on_puback = self.on_publish, self._puback
         await connection.__aenter__()

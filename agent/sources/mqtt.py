@@ -27,6 +27,8 @@ from agent.mqtt.session import Session
 from agent.mqtt.settings import MqttKeys, address, client_id, tls_context
 from agent.source import DeadLetter, Marks, Source, SourceConfig
 
+RECEIVE_MAXIMUM = 10_000
+"""Messages that we let an MQTT 5 broker have in flight, where the configuration leaves it open."""
 LETTER = 64 << 10
 """Bytes of a message that a dead letter keeps."""
 QUIET = 10.0
@@ -111,9 +113,10 @@ class MqttSource(Source):
             tls=self._tls,
             login=(config.username, config.password) if config.username else None,
             expiry=config.sessionExpiry,
-            receive_maximum=config.receiveMaximum or 65_535,
+            receive_maximum=config.receiveMaximum or RECEIVE_MAXIMUM,
             keep_alive=config.keepAlive,
             timeout=config.connectTimeout,
+            fallback=not config.version,
             limit=max(config.maxEventBytes + packet.KEEP, leg.LIMIT),
         )
         limits = Limits(config.batchSize, config.batchDuration, config.maxEventBytes, config.receiveMaximum)
@@ -122,15 +125,19 @@ class MqttSource(Source):
         def receive(published: list[Publish]) -> None:
             self.counter.EventReceivedCount += len(published)
             inbox.receive(published)
-            if inbox.crowded:
+            if inbox.crowded and self._subscribed:  # before that it would hold back SUBACK too
                 connection.pause()
 
+        self._subscribed = False
         connection.on_publish = receive
         connection.on_pong = session.window.answered
         connection.on_connected = lambda: session.window.connected(connection.session_present)
         async with connection:
             connection.lost.add_done_callback(lambda _: inbox.wake())
             await self._subscribe(connection)
+            self._subscribed = True
+            if inbox.crowded:
+                connection.pause()
             backoff.reset()
             self.ready = True
             self.counter.OpenConnectionCount = 1

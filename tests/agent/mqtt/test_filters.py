@@ -9,8 +9,17 @@ from agent.mqtt.filters import fault, overlap, overlapping
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("a/#", "a/b"), ("#", "a"), ("a/+", "a/b"), ("a/#", "a"), ("+/b", "a/+"), ("a/+/c", "a/b/#"), ("a", "a")]
-    + [("$share/g/a/#", "a/b"), ("a/b/#", "a/+"), ("+/+/#", "a/b")],
+    [
+        ("a/#", "a/b"),
+        ("#", "a"),
+        ("a/+", "a/b"),
+        ("a/#", "a"),
+        ("+/b", "a/+"),
+        ("a/+/c", "a/b/#"),
+        ("$share/g/a/#", "a/b"),
+        ("+/+/#", "a/b"),
+        ("a", "a"),
+    ],
 )
 def test_filters_that_overlap(one: str, other: str) -> None:
     """A topic that both match exists."""
