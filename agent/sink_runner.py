@@ -29,6 +29,8 @@ CRASHES = 5
 """Unexpected exceptions on one head before its batch is halved."""
 HEAD = 256
 """Bytes of a block by which its first event is known again."""
+WIDEST = 10
+"""Batches that are searched at most for one event that proves the others at fault."""
 
 
 class Outlet(NamedTuple):
@@ -54,6 +56,7 @@ class SinkRunner:
         self._halving: Halving | None = None
         self._waiting = self._stopping = self._draining = False
         self._crash_head, self._crashes = b"", 0
+        self._wider = 0
 
     async def run(self) -> None:
         """ChannelError if the channel fails; everything else is waited out. Cancelled: what is open goes back."""
@@ -168,7 +171,7 @@ class SinkRunner:
             counter.BatchEmptyCount += 1
         self._waiting = True
         try:
-            take = await self.channel.take(limit or most, max_bytes)
+            take = await self.channel.take(min(limit or most, most), max_bytes)
         except ChannelError:
             counter.ChannelReadFail += 1
             raise
@@ -250,7 +253,11 @@ class SinkRunner:
         return None
 
     async def _halve(self, count: int, crashes: bool) -> Exception | None:
-        """`crashes`: unexpected exceptions are an event's fault as well, and the sink is made anew after each."""
+        """`crashes`: unexpected exceptions are an event's fault as well, and the sink is made anew after each.
+
+        A batch of which every event was rejected alike is searched together with what follows it the next time: several
+        bad events in a row must not stop the channel for good.
+        """
 
         def faulty(error: Exception) -> bool:
             unexpected = not isinstance(error, AgentError | OSError)
@@ -263,11 +270,15 @@ class SinkRunner:
                 await self._open()
             return error
 
+        count = max(count, min(self._wider, self.channel.depth))
+        most = WIDEST * min(sink.batch_size for sink in self.sinks)
         self._halving = Halving(self._take, attempt, faulty, self._bury)
         try:
-            return await self._halving.run(count)
+            error = await self._halving.run(count)
         finally:
             self._halving = None
+        self._wider = min(2 * count, most) if error else 0
+        return error
 
     async def _try(self, take: Take) -> Exception | None:
         try:

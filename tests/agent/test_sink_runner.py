@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -370,6 +371,15 @@ def test_a_batch_rejected_for_one_reason_waits() -> None:
     assert runner.counter.rejected == 0
 
 
+def test_bad_events_in_a_row_do_not_stop_the_channel() -> None:
+    """A whole batch of bad events is buried once an event after it was accepted."""
+    sink = Scripted(rejecting("0", "1", "2", "3", "4", "5"))
+    sink.batch_size = 3
+    runner = run(sink, all_of(*(batch(i, i + 1, i + 2) for i in range(0, 12, 3))))
+    assert sink.arrived == [str(i) for i in range(6, 12)]
+    assert runner.counter.rejected == 6
+
+
 def test_different_reasons_are_the_events_own() -> None:
     """Two events rejected for two reasons are both buried, though nothing of their batch was accepted."""
 
@@ -619,3 +629,57 @@ def test_drain_ends_when_the_channel_is_empty(in_flight: int) -> None:
     sink.batch_size = 3
     run(sink, steps)
     assert sink.arrived == [str(i) for i in range(20)]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nothing_is_lost_or_sent_twice_whatever_fails(seed: int) -> None:
+    """Random failures, rejections, crashes and restarts: each event arrives, or is buried, once."""
+    chance = random.Random(seed)
+    bad = {str(i) for i in range(59) if chance.random() < 0.1}
+    trouble = [30]
+
+    async def reply(names: list[str]) -> None:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.3:
+            sink.in_flight = chance.choice((1, 2, 5))
+        if set(names) & bad:
+            raise Rejected(f"illegal: {sorted(set(names) & bad)}")
+        if trouble[0] and chance.random() < 0.3:
+            trouble[0] -= 1
+            raise chance.choice((DeliveryError("away"), ZeroDivisionError("bug"), OSError("reset")))
+
+    async def feed(channel: Channel) -> None:
+        for start in range(0, 60, 3):
+            await channel.put(batch(*range(start, start + 3)))
+            await asyncio.sleep(0)
+
+    async def steps(channel: Channel, runner: SinkRunner) -> None:
+        feeding = asyncio.create_task(feed(channel))
+        for _ in range(3):
+            for _ in range(chance.randrange(60)):
+                await asyncio.sleep(0)
+            await restart(runner, channel)
+        await feeding
+        await emptied(channel)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def restart(runner: SinkRunner, channel: Channel) -> None:
+        """Cancel the runner, or let it finish, and put another in its place."""
+        for task in (*tasks, runner._task) if runner._task else tasks:
+            if not task.done() and chance.random() < 0.7:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        other = SinkRunner("k1", lambda: Outlet([sink], sink.send), channel, sink.counter, Backoff(0.0001, 0.001))
+        tasks.append(asyncio.create_task(other.run()))
+
+    tasks: list[asyncio.Task[None]] = []
+    sink = Scripted(reply)
+    sink.batch_size = chance.choice((1, 4, 10))
+    channel = Channelled()
+    run(sink, steps, channel)
+    buried = sink.counter.rejected
+    assert len(sink.arrived) == len(set(sink.arrived)) == 60 - len(bad)
+    assert buried == len(bad)
