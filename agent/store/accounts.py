@@ -15,13 +15,13 @@ the counters say how much there was.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from agent.avro import record
-from agent.store.coverage import Coverage, unpack_ranges
+from agent.store.coverage import Coverage, pack_ranges, unpack_ranges
 
 LOST_LIMIT = 1000
 """Ranges of lost numbers that are kept one by one; what comes after them is counted in one note."""
@@ -50,20 +50,25 @@ class Place:
         """How many of a row's events lie above the cursor."""
         return max(0, min(count, position - self.cursor))
 
-    def left(self, position: int, count: int) -> int:
-        """How many of them are yet to be delivered."""
-        low = max(position - count, self.cursor)
-        done = sum(max(0, min(last, position) - max(first - 1, low)) for first, last in self.finished)
-        return max(0, position - low - done)
+    def done(self, position: int, count: int) -> list[tuple[int, int]]:
+        """The closed ranges of a row's positions that are finished above the cursor."""
+        first = max(position - count, self.cursor) + 1
+        cut = ((max(low, first), min(high, position)) for low, high in self.finished)
+        return [(low, high) for low, high in cut if low <= high]
 
 
 @dataclass(slots=True)
 class Inside:
-    """What was found for a channel above its cursor, and how much of that it has yet to deliver."""
+    """What was found for a channel above its cursor, and the ranges of it that are finished."""
 
     events: int = 0
     bytes: int = 0
-    left: int = 0
+    done: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """How many events it has yet to deliver."""
+        return self.events - _length(self.done)
 
 
 class Accounts:
@@ -87,12 +92,10 @@ class Accounts:
             del tables["channel"][channel,]
         self.places = {row[0]: Place(row[2], tuple(ranges_of(row[3]))) for row in tables["channel"].values()}
 
-    def passed(self, position: int, count: int, channels: int) -> bool:
-        """Whether every channel of a row is done with all of it."""
+    def passed(self, position: int, channels: int) -> bool:
+        """Whether every channel's cursor has passed a row."""
         for channel in _bits(channels):
-            if channel not in self.gone and (
-                channel not in self.places or self.places[channel].left(position, count) > 0
-            ):
+            if channel not in self.gone and (channel not in self.places or self.places[channel].cursor < position):
                 return False
         return True
 
@@ -105,9 +108,10 @@ class Accounts:
         for key, row in self.tables["channel"].items():
             found = inside[row[0]]
             puts, put_bytes = max(row[4], found.events), max(row[5], found.bytes)
-            # As the store counts: put less done is what lies above the cursor.
+            # As the store counts: put less done is what lies above the cursor, finished or not, and no range is
+            # finished that has no row.
             counters = (puts, put_bytes, puts - found.events, put_bytes - found.bytes)
-            self.tables["channel"][key] = (*row[:4], *counters, version, 0)
+            self.tables["channel"][key] = (*row[:3], pack_ranges(found.done), *counters, version, 0)
 
     def _rows(self) -> Iterator[tuple[int, int, int, int]]:
         """(position, count, channels, bytes) of every batch, in order."""
@@ -140,7 +144,7 @@ class Accounts:
                 if channels >> channel & 1 and above:
                     sums.events += above
                     sums.bytes += size if above == count else self._tail(position, count, above)
-                    sums.left += self.places[channel].left(position, count)
+                    sums.done += self.places[channel].done(position, count)
         return inside
 
     def _tail(self, position: int, count: int, last: int) -> int:
@@ -152,8 +156,7 @@ class Accounts:
         """Whether a channel finds less than its counters say."""
         short = False
         for row in self.tables["channel"].values():
-            finished = sum(last - first + 1 for first, last in self.places[row[0]].finished)
-            count = row[4] - row[6] - finished - inside[row[0]].left
+            count = row[4] - row[6] - _length(self.places[row[0]].finished) - inside[row[0]].left
             if count > 0 and row[0] not in self.stale:
                 short = True
                 self.notes.append(f"{count} events that channel {row[1]} had yet to deliver could not be read")
@@ -167,6 +170,7 @@ class Accounts:
                 yield at, position - count
             at = max(at, position)
         end = max((_end(row) for row in self.tables["channel"].values()), default=0)
+        end = max([end, *(row[2] for row in self.tables["opening"].values())])
         if at < end:
             yield at, end
 
@@ -220,6 +224,10 @@ def ranges_of(packed: bytes) -> list[tuple[int, int]]:
         return unpack_ranges(packed)
     except ValueError:
         return []
+
+
+def _length(ranges: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in ranges)
 
 
 def _end(row: Columns) -> int:

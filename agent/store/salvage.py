@@ -2,7 +2,7 @@
 
 Each row carries its own proof, a checksum over all of its columns, so rows are taken wherever they are found: in pages
 that no tree reaches any more, in pages on the free list, in earlier states of a page in the WAL. Of two states of a
-row the one of the later transaction (`version`) wins, and a batch that every channel has passed has been delivered and
+row the one of the later transaction (`version`) wins, and a batch that every cursor has passed has been delivered and
 is left out. Old states can only set a channel back, never forward: it then sends again what its receivers recognise.
 
 **What was lost** follows from positions: they run without a hole through the life of a file, and a row goes only when
@@ -217,7 +217,7 @@ class _Salvage:
         if not isinstance(count, int) or not isinstance(channels, int) or channels < 0:
             return
         # Before the block is read: most rows on the free list are delivered ones.
-        if accounts.passed(cell.rowid, count, channels) or self._has(cell.rowid):
+        if accounts.passed(cell.rowid, channels) or self._has(cell.rowid):
             return
         row = self._proven("batch", cell)
         if row:
