@@ -123,7 +123,8 @@ def make_stores(folder: Path) -> tuple[Path, Path]:
     common = ["-storepass", "changeit", "-storetype", "PKCS12"]
     _run(
         "keytool", "-genkeypair", "-alias", "agent", "-keyalg", "EC", "-groupname", "secp256r1",
-        "-dname", "CN=localhost", "-ext", "san=ip:127.0.0.1,dns:localhost", "-validity", "30", "-keystore", str(key), *common,
+        "-dname", "CN=localhost", "-ext", "san=ip:127.0.0.1,dns:localhost", "-validity", "30",
+        "-keystore", str(key), *common,
     )  # fmt: skip
     _run("keytool", "-exportcert", "-rfc", "-alias", "agent", "-keystore", str(key), "-file", str(certificate), *common)
     _run(
