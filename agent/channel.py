@@ -93,7 +93,7 @@ class Channel(Component):
     async def bury(self, letters: list[DeadLetter], marks: SourceMarks | None = None) -> None:
         """Keep what a source can never store as dead letters. Here: log, count and drop."""
         for letter in letters:
-            self.log.error("dropped an event that can never be kept (%s); this channel has no dead letters", letter.reason)
+            self.log.error("dropped what can never be kept (%s); this channel has no dead letters", letter.reason)
         self.counter.dropped += len(letters)
 
     def marks(self, source: str) -> Mapping[str, bytes]:
