@@ -5,7 +5,8 @@ first durable channel also keeps the source's marks, and its turn comes last, so
 that another home has not got. With required channels in several homes a failure between them leaves a copy that the
 source's next try doubles: such a source is at least once (`durable` is False).
 
-An optional channel never holds the source back: it drops and counts when it has no room.
+An optional channel never holds the source back: it drops and counts when it has no room. An event that the selector
+sends nowhere is acknowledged and counted as the source's `dropped`.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ class ChannelProcessor:
             raise
         if self._held:
             self._release()
+        if len(routes) != 1 or routes[0].batch.count != batch.count:
+            self.counter.dropped += batch.count - sum(route.batch.count for route in routes)
         return kept
 
     async def bury(self, letters: list[DeadLetter], marks: Marks | None = None) -> None:

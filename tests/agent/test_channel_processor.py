@@ -184,6 +184,7 @@ def test_routes_to_one_home_share_a_call() -> None:
     assert world.process(Batch(events), {"offset": b"7"}) == (3, 0)
     assert len(world.calls) == 1
     assert (world.channels["c1"].got, world.channels["c2"].got) == (["1", "1"], ["2"])
+    assert world.processor.counter.dropped == 1
 
 
 def test_interceptors_run_in_order() -> None:
