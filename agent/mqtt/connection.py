@@ -29,49 +29,14 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.errors import ProtocolError, RemoteProtocolError
 from agent.mqtt import packet
+from agent.mqtt.dial import PATIENCE, dial, refuses_version_5
 from agent.mqtt.packet import Publish, Reader
+from agent.mqtt.reasons import BAD_VERSION, REFUSED_311, reason
 from agent.mqtt.settings import Address
 
 CHUNK = 256 << 10
 QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 """Linux only; it doesn't last, so it is set after each read."""
-PATIENCE = 2.0
-"""Seconds without CONNACK until a broker is asked whether it knows MQTT 5."""
-PROBE = b"\x10\x16\0\4MQTT\5\2\0\x3c\0\0\x09" + b"headrace?"
-TAKEN_OVER = 0x8E
-BAD_VERSION = 0x84
-_REFUSED_311 = {
-    1: "it does not speak this version",
-    2: "it does not like the clientId",
-    3: "it is not available",
-    4: "wrong username or password",
-    5: "not authorised (username, password or access list)",
-}
-_REASONS = {
-    0x80: "unspecified error",
-    0x81: "malformed packet",
-    0x82: "protocol error",
-    BAD_VERSION: "it does not speak this version",
-    0x85: "it does not like the clientId",
-    0x86: "wrong username or password",
-    0x87: "not authorised (username, password or access list)",
-    0x88: "it is not available",
-    0x89: "it is busy",
-    0x8A: "this client is banned",
-    0x8B: "it is shutting down",
-    0x8D: "it heard nothing within the keep-alive",
-    TAKEN_OVER: "session taken over: another client with the same clientId has connected",
-    0x93: "more messages in flight than it takes",
-    0x95: "a packet larger than it takes",
-    0x97: "a quota is used up",
-    0x98: "an administrator closed it",
-    0x9F: "too many connections at once",
-}
-
-
-def reason(code: int) -> str:
-    """What a reason code of MQTT 5 means (section 2.4)."""
-    return _REASONS.get(code, f"reason {code:#04x}")
 
 
 class Refused(RemoteProtocolError):
@@ -395,7 +360,7 @@ class Connection:
         if code == 0 and (self.version == 3 or len(body) > 2):
             return
         old = len(body) == 2 and code < 0x80
-        text = _REFUSED_311.get(code, reason(code)) if old else reason(code)
+        text = REFUSED_311.get(code, reason(code)) if old else reason(code)
         raise Refused(f"the broker refuses us: {text}", bad_version=code == BAD_VERSION or (old and code == 1))
 
     def _writable(self) -> None:
@@ -430,73 +395,3 @@ class Connection:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self.lost.set_exception(why)
-
-
-async def refuses_version_5(to: Address, tls: ssl.SSLContext | None) -> bool:
-    """Whether a plain CONNECT of MQTT 5, without properties, is refused for its version.
-
-    amqtt 0.12 waits for ever at a CONNECT with properties, which it takes for a long clientId, and refuses this one.
-    """
-    try:
-        async with asyncio.timeout(PATIENCE):
-            reader, writer = await asyncio.open_connection(to.host, to.port, ssl=tls)
-            try:
-                writer.write(PROBE)
-                answer = await reader.readexactly(4)
-            finally:
-                writer.close()
-    except (TimeoutError, OSError, EOFError):
-        return False
-    return answer[0] == packet.CONNACK and (answer[1:] == b"\2\0\1" or answer[3] == BAD_VERSION)
-
-
-async def dial(to: Address, tls: ssl.SSLContext | None) -> socket.socket:
-    """A connected, non-blocking socket; TLS done and the host name verified. OSError as the last address gave it."""
-    loop = asyncio.get_running_loop()
-    failure: OSError = OSError(f"{to.host} has no address")
-    for family, kind, proto, _, where in await loop.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, proto)
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await loop.sock_connect(sock, where)
-            return await _handshake(sock, tls, to.host) if tls else sock
-        except OSError as error:
-            sock.close()
-            failure = error
-        except BaseException:
-            sock.close()
-            raise
-    raise failure
-
-
-async def _handshake(sock: socket.socket, tls: ssl.SSLContext, host: str) -> ssl.SSLSocket:
-    wrapped = tls.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=host)
-    try:
-        while True:
-            try:
-                wrapped.do_handshake()
-                return wrapped
-            except ssl.SSLWantReadError:
-                await _ready(wrapped, write=False)
-            except ssl.SSLWantWriteError:
-                await _ready(wrapped, write=True)
-    except BaseException:
-        wrapped.close()
-        raise
-
-
-async def _ready(sock: socket.socket, write: bool) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    add, remove = (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-
-    def wake() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    add(sock, wake)
-    try:
-        await ready
-    finally:
-        remove(sock)

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from agent.errors import DeliveryError, ProtocolError, Rejected
 from agent.metrics import SinkCounter
 from agent.mqtt import packet
-from agent.mqtt.connection import Connection, Refused, reason
+from agent.mqtt.connection import Connection, Refused
 from agent.mqtt.packet import Publish
+from agent.mqtt.reasons import reason
 from agent.mqtt.settings import MqttKeys, address
 
 NO_SUBSCRIBER = 0x10

@@ -20,9 +20,10 @@ from agent.config.fields import Config as AnyConfig
 from agent.errors import ChannelFull, ProtocolError, RemoteProtocolError
 from agent.event import Batch
 from agent.mqtt import filters, leg, packet, reading
-from agent.mqtt.connection import TAKEN_OVER, Closed, Connection, Refused
+from agent.mqtt.connection import Closed, Connection, Refused
 from agent.mqtt.inbox import BATCH, POISON, READING, Inbox, Item, Limits
 from agent.mqtt.packet import Publish
+from agent.mqtt.reasons import TAKEN_OVER
 from agent.mqtt.session import Session
 from agent.mqtt.settings import MqttKeys, address, client_id, tls_context
 from agent.source import DeadLetter, Marks, Source, SourceConfig
@@ -81,8 +82,6 @@ class MqttSource(Source):
             self._session.version = 5 if self.config.version == "5" else 3
         self._heads = reading.Heads()
         self._quick = 0
-        if not self.durable:
-            self.log.warning("the channel keeps nothing over a restart: readings are delivered at most once after one")
         self.log.info("session %s at %s:%d", self._client_id, *self._address[:2])
 
     async def run(self) -> None:
