@@ -31,7 +31,7 @@ from agent.errors import ConfigError
 BACKLOG = 512
 STALL_SECONDS = 60.0
 SWEEP_SECONDS = 5.0
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 5.0
 HANDSHAKE_SECONDS = 20.0
 """A client may take this long for TLS."""
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -62,7 +62,7 @@ class Budget:
         """Whether it may read on; if not, its `resume` is called later."""
         if self.used < self.limit:
             return True
-        if not self.busy and self._favoured in (None, peer):
+        if peer.held and not self.busy and self._favoured in (None, peer):
             self._favoured = peer
             return True
         if peer not in self._waiting:
@@ -79,12 +79,16 @@ class Budget:
 
     def _wake(self) -> None:
         """Let those go on that may; each asks `allows` again."""
-        for _ in range(len(self._waiting)):
-            if self.used >= self.limit and (self.busy or self._favoured):
-                return
-            asyncio.get_running_loop().call_soon(self._waiting.popleft().resume)
-            if self.used >= self.limit:
-                return
+        loop = asyncio.get_running_loop()
+        if self.used < self.limit:
+            waiting, self._waiting = self._waiting, deque()
+            for peer in waiting:
+                loop.call_soon(peer.resume)
+        elif self._favoured is None:
+            begun = next((peer for peer in self._waiting if peer.held), None)
+            if begun:
+                self._waiting.remove(begun)
+                loop.call_soon(begun.resume)
 
 
 class Rule(NamedTuple):
@@ -172,6 +176,10 @@ class Peer(asyncio.BaseProtocol):
     def finish(self) -> None:
         """Take nothing in any more; close once what was begun has been answered."""
         self.transport.close()
+
+    def cut(self) -> None:
+        """End at once."""
+        self.transport.abort()
 
 
 def _spelled(name: object) -> str:
@@ -327,7 +335,7 @@ class Listener:
             since = time.monotonic() - STALL_SECONDS
             for peer in [peer for peer in self.peers if peer.stalled(since)]:
                 self.log.warning("%s stopped in the middle of a message or reads no answers: closed", peer.address)
-                peer.transport.abort()
+                peer.cut()
 
     async def close(self) -> None:
         """Stop listening, let what was begun be answered, close every connection."""
@@ -345,7 +353,7 @@ class Listener:
             except TimeoutError:
                 self.log.warning("%d connections did not end in time: cut", len(self.peers))
                 for peer in list(self.peers):
-                    peer.transport.abort()
+                    peer.cut()
                 await asyncio.sleep(0)
 
 

@@ -181,6 +181,11 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
         self.ending = True
         self.resume()
 
+    def cut(self) -> None:
+        for task in list(self.calls):
+            task.cancel()
+        super().cut()
+
     def resume(self) -> None:
         """Hand on what may be handed on; then read, or pause, or close."""
         try:
