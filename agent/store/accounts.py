@@ -8,8 +8,9 @@ So of the holes between the rows that were found:
     passed by some             delivered and deleted, if it was for those only (a multiplexing selector); else lost
 
 The counters of a channel (put less done) say how many events lie above its cursor: if each finds as many as that, the
-holes of the third kind are all deliveries, otherwise they are called possibly lost. Above the last row that was found
-the counters say how much there was.
+holes of the third kind are all deliveries, otherwise they are called possibly lost. So is every hole where the row of a
+channel could be read in an earlier state only, or not at all. Above the last row that was found the counters say how
+much there was; where channels have different events the last numbers can only be estimated from below.
 """
 
 from __future__ import annotations
@@ -193,14 +194,14 @@ class Accounts:
                 self.notes.append(f"{count} events more are {what}, in ranges beyond the first {LOST_LIMIT}")
 
     def _certainty(self, low: int, high: int) -> Iterator[tuple[int, int, bool]]:
-        """Cut the positions (low, high] where channels differ: (above, to, whether no channel has passed it); without
-        what all have passed."""
+        """Cut the positions (low, high] where channels differ: (above, to, whether no channel can have passed it);
+        without what all have passed."""
         spans = [place.spans for place in self.places.values()]
         edges = {edge for done in spans for span in done for edge in span if low < edge < high}
         for above, to in pairwise(sorted({low, high} | edges)):
             passed = sum(any(a <= above and to <= b for a, b in done) for done in spans)
             if passed < len(spans):
-                yield above, to, passed == 0
+                yield above, to, passed == 0 and not self.stale
 
     def _openings(self) -> list[tuple[int, bytes]]:
         """(base, origin) ascending: from the openings' own rows, and from batches where those are gone. Of openings
