@@ -219,6 +219,7 @@ class Display:
         print(text, flush=True)
 
     def show(self, sent: int, kept: int, arrived: int, collector: bool) -> None:
+        kept, arrived = min(sent, kept), min(sent, arrived)  # on its way to us, a PUBACK may be overtaken
         state = "up" if collector else "KILLED"
         if self.live:
             self._clear()
@@ -226,7 +227,7 @@ class Display:
                     f"  {'lag':8}{max(0, sent - arrived):>7,}   collector {state}   {self.note}"]  # fmt: skip
             print("\n".join(rows), flush=True)
             self._drawn = len(rows)
-        elif time.monotonic() - self._last >= 1:
+        elif time.monotonic() - self._last >= 1 or arrived == READINGS:
             self._last = time.monotonic()
             lag = max(0, sent - arrived)
             print(
@@ -326,8 +327,9 @@ class Demo:
     def look(self) -> None:
         inside = self.collector.waiting() if self.up else None
         self._inside = self._inside if inside is None else inside
-        arrived, sent = rows_in(self.folder / "events.db"), self.sensors.count
-        kept = max(arrived, min(sent, arrived + self._inside + (self.aggregator.waiting() or 0)))
+        arrived = rows_in(self.folder / "events.db")
+        kept = arrived + self._inside + (self.aggregator.waiting() or 0)
+        sent = self.sensors.count
         self.display.show(sent, kept, arrived, self.up)
 
     async def kill_halfway(self) -> None:
@@ -370,6 +372,10 @@ class Demo:
 
 
 async def main(folder: Path, keep: bool) -> int:
+    task = asyncio.current_task()
+    assert task
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it with nothing left behind
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with EmbeddedBroker(folder=folder / "broker") as broker:
         demo = Demo(folder, broker.port)
         demo.display.say(
@@ -410,7 +416,7 @@ def report(demo: Demo) -> int:
 
 async def stay(demo: Demo) -> None:
     """Go on with one reading a second and sensor until Ctrl-C."""
-    print(f"\nrunning on until Ctrl-C; everything is in {demo.folder}")
+    print(f"\nrunning on until Ctrl-C or SIGTERM; everything is in {demo.folder}")
     print(f"  metrics  http://127.0.0.1:{demo.collector.monitoring}/metrics (collector)")
     print(f"           http://127.0.0.1:{demo.aggregator.monitoring}/metrics (aggregator)")
     print(f"  publish  mosquitto_pub -p {demo.broker} -q 1 -t sensors/mine -m 21.5", flush=True)
@@ -423,7 +429,7 @@ def run() -> int:
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
         return asyncio.run(main(folder, keep))
-    except KeyboardInterrupt:
+    except asyncio.CancelledError:
         return 130
     except NotReady as error:
         print(error)
