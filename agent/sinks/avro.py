@@ -174,7 +174,7 @@ def _why(peer: str, error: Exception) -> str:
         return f"{peer}: its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"{peer}: TLS failed: {error.reason or error}"
-    return f"{peer}: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
+    return f"{peer}: {getattr(error, 'strerror', None) or str(error) or 'closed the connection in the TLS handshake'}"
 
 
 class Link(asyncio.BufferedProtocol):
