@@ -88,9 +88,14 @@ class Inbox:
         self._news.set()
 
     async def gather(self, lost: asyncio.Future[None]) -> None:
-        """Return when a batch is worth its commit; raise what `lost` has."""
+        """Return when a batch is worth its commit, or the last ones of a lost connection wait; raise what `lost` has.
+
+        What waits then is kept too: a broker that was killed may have lost it.
+        """
         while not self._enough():
             if lost.done():
+                if self._items:
+                    return
                 lost.result()
             if self._items and not self._timer:
                 self._timer = asyncio.get_running_loop().call_later(self.limits.linger, self._ripe)

@@ -2,9 +2,9 @@
 
     PUBLISH -> waiting -> (linger) -> process(batch, marks) -> PUBACKs in arrival order, PINGREQ
 
-Everything that is not acknowledged comes again when the session resumes, so whatever breaks, the way on is to drop
-what waits and to connect again. What was kept but not acknowledged is recognised (agent/mqtt/window.py). Batches that
-an `mqtt` sink forwarded are taken as they are, and their sender gets its confirmation (agent/mqtt/leg.py).
+Whatever breaks, the way on is to keep what waits and to connect again. What was kept and not acknowledged comes again
+when the session resumes, and is recognised (agent/mqtt/window.py). Batches that an `mqtt` sink forwarded are taken as
+they are, and their sender gets its confirmation (agent/mqtt/leg.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from agent.source import DeadLetter, Marks, Source, SourceConfig
 
 RECEIVE_MAXIMUM = 10_000
 """Messages that we let an MQTT 5 broker have in flight, where the configuration leaves it open."""
+STEADY = 10.0
+"""Seconds that a connection lasts if nothing is wrong with it."""
 LETTER = 64 << 10
 """Bytes of a message that a dead letter keeps."""
 QUIET = 10.0
@@ -86,24 +88,50 @@ class MqttSource(Source):
 
     async def run(self) -> None:
         """Connect and take in, again and again."""
-        backoff = Backoff(0.5, 30.0)
+        backoff, loop = Backoff(0.5, 30.0), asyncio.get_running_loop()
         while True:
-            started = asyncio.get_running_loop().time()
+            started = loop.time()
             try:
-                await self._connected(backoff)
+                await self._connected()
             except Refused as error:
                 if error.bad_version and not self.config.version and self._session.version == 5:
                     self.log.warning("the broker refuses MQTT 5; going on with 3.1.1")
                     self._session.version = 3
                     continue
-                self._failed(error, started)
+                self._failed(error, loop.time() - started)
             except (OSError, ProtocolError) as error:
-                self._failed(error, started)
+                self._failed(error, loop.time() - started)
+            if loop.time() - started > STEADY:
+                backoff.reset()
             await asyncio.sleep(backoff.next())
 
     # -- one connection
 
-    async def _connected(self, backoff: Backoff) -> None:
+    async def _connected(self) -> None:
+        """Connect, subscribe, take in until the connection ends; raises what ended it."""
+        connection, inbox = self._make()
+        async with connection:
+            connection.lost.add_done_callback(lambda _: inbox.wake())
+            await self._subscribe(connection)
+            self.ready = True
+            self.counter.OpenConnectionCount = 1
+            if self.counter.say("running"):
+                present = "resumed" if connection.session_present else "new"
+                version = "5" if self._session.version == 5 else "3.1.1"
+                self.log.info("connected, MQTT %s, session %s", version, present)
+            try:
+                while True:
+                    await inbox.gather(connection.lost)
+                    items = inbox.next()
+                    await self._settle(connection, items)
+                    inbox.settled(items)
+                    if inbox.roomy:
+                        connection.resume()
+            finally:
+                self.counter.OpenConnectionCount = 0
+                inbox.close()
+
+    def _make(self) -> tuple[Connection, Inbox]:
         config, session = self.config, self._session
         connection = Connection(
             self._address,
@@ -131,29 +159,7 @@ class MqttSource(Source):
         connection.on_publish = receive
         connection.on_pong = session.window.answered
         connection.on_connected = lambda: session.window.connected(connection.session_present)
-        async with connection:
-            connection.lost.add_done_callback(lambda _: inbox.wake())
-            await self._subscribe(connection)
-            self._subscribed = True
-            if inbox.crowded:
-                connection.pause()
-            backoff.reset()
-            self.ready = True
-            self.counter.OpenConnectionCount = 1
-            if self.counter.say("running"):
-                present = "resumed" if connection.session_present else "new"
-                self.log.info("connected, MQTT %s, session %s", "5" if session.version == 5 else "3.1.1", present)
-            try:
-                while True:
-                    await inbox.gather(connection.lost)
-                    items = inbox.next()
-                    await self._settle(connection, items)
-                    inbox.settled(items)
-                    if inbox.roomy:
-                        connection.resume()
-            finally:
-                self.counter.OpenConnectionCount = 0
-                inbox.close()
+        return connection, inbox
 
     async def _subscribe(self, connection: Connection) -> None:
         """Subscribe what is new to this session, unsubscribe what is gone.
@@ -166,13 +172,13 @@ class MqttSource(Source):
             await connection.unsubscribe(gone)
         if fresh := [topic for topic in wanted if self._session.version == 5 or topic not in had]:
             await connection.subscribe(fresh)
-        self._session.filters = wanted
+        self._session.filters, self._subscribed = wanted, True
 
-    def _failed(self, error: Exception, started: float) -> None:
+    def _failed(self, error: Exception, lived: float) -> None:
         """Say it once for each cause; a broker that cuts us off again and again has a second client of our name."""
         text = str(error) or type(error).__name__
         code = error.code if isinstance(error, Closed) else 0
-        cut_off = "the broker closed the connection" in text and asyncio.get_running_loop().time() - started < 10
+        cut_off = "the broker closed the connection" in text and lived < STEADY
         self._quick = self._quick + 1 if cut_off else 0
         if code == TAKEN_OVER or self._quick >= 3:
             text += f"; do two collectors share the clientId {self._client_id}?"

@@ -317,11 +317,13 @@ def test_a_wrong_password_is_said_once(tmp_path: Path, caplog: pytest.LogCapture
     assert len(said) == 1 and "username" in said[0]
 
 
-def test_two_clients_of_one_name_are_told(broker: Mosquitto, caplog: pytest.LogCaptureFixture) -> None:
-    """When another client takes the session over, the log names the clientId that they share."""
+@BOTH
+def test_two_clients_of_one_name_are_told(broker: Mosquitto, caplog: pytest.LogCaptureFixture, version: str) -> None:
+    """When another client takes the session over, the log names the clientId that they share (3.1.1: after a while)."""
 
     async def run() -> None:
-        async with collecting(Store(), broker.url, clientId="same"), collecting(Store(), broker.url, clientId="same"):
+        keys = {"clientId": "same", "version": version}
+        async with collecting(Store(), broker.url, **keys), collecting(Store(), broker.url, **keys):
             await until(lambda: any("share the clientId same" in record.message for record in caplog.records))
 
     caplog.set_level(logging.INFO)
