@@ -14,7 +14,7 @@ from agent.version import VERSION
 from tests.peers.harness import ROOT
 
 PATTERNS = {
-    "machine paths": r"/work/|/tmp/flume|/root/|/opt/wheels|/home/(?!pi\b)\w+/",
+    "machine paths": r"/work/(main|shared)|/tmp/(flume/lib|brief)|/root/|/opt/wheels",
     "workplace": r"(?i)\b(issue #?\d+|the brief|sub-?agents?|coding agent|language model|anthropic|claude)\b",
     "package registries": r"pypi\.org|pythonhosted\.org|repo1?\.maven|registry\.npmjs|deb\.debian\.org",
 }
