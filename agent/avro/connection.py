@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from agent.avro import frame, handshake, record, schema
@@ -34,6 +35,8 @@ CHUNK = 1 << 16
 APPEND_BATCH = b"\x16appendBatch"
 MAX_REPLIES = 64
 """Messages without a call that a client may send in a row."""
+SHORT = 300
+"""Bytes of an answer that is remembered."""
 DONE = b"\0"
 """No more blocks in an array."""
 
@@ -325,6 +328,12 @@ class ClientConnection:
 
 
 def _read_answer(serial: int, body: bytes) -> Answer:
+    """Answers to batches of one size are alike, so short ones are remembered."""
+    status, metadata, error = _short_answer(body) if len(body) <= SHORT else _parse_answer(body)
+    return Answer(serial, status, metadata, error)
+
+
+def _parse_answer(body: bytes) -> tuple[int, dict[str, bytes], str | None]:
     metadata: dict[str, bytes] = {}
     pos = 1
     if body[:1] != b"\0":
@@ -333,8 +342,11 @@ def _read_answer(serial: int, body: bytes) -> Answer:
     if body[pos] == 0:
         if status not in (OK, FAILED, UNKNOWN) or after != len(body):
             raise RemoteProtocolError("an answer is no Status of Flume")
-        return Answer(serial, status, metadata)
+        return status, metadata, None
     text, end = read_bytes(body, after)
     if body[pos] != 1 or status != 0 or end != len(body):
         raise RemoteProtocolError("an answer is neither a Status nor an error")
-    return Answer(serial, UNKNOWN, metadata, text.decode("utf-8", "replace"))
+    return UNKNOWN, metadata, text.decode("utf-8", "replace")
+
+
+_short_answer = lru_cache(128)(_parse_answer)

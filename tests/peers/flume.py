@@ -91,7 +91,7 @@ class Flume(Server):
 
 
 def send(properties: dict[str, str], folder: Path, test: str, count: int, batch: int) -> None:
-    """Send events with Flume's RpcClient: append if `batch` is 1, else appendBatch."""
+    """Send events with Flume's RpcClient: the first `batch` with append, the others with appendBatch."""
     file = folder / "client.properties"
     file.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
     out = _run("java", "-Xmx64m", "-cp", classpath(), "Send", str(file), test, str(count), str(batch))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from agent.avro import record
 from agent.avro.connection import Answer, ClientConnection
 from agent.avro.handshake import write_map
-from agent.avro.record import varint
+
+Events = Sequence[tuple[dict[str, str], bytes]]
 
 
 class Client:
@@ -35,8 +36,13 @@ class Client:
     def post(self, *bodies: str | bytes, labels: dict[str, bytes] | None = None) -> int:
         """Send an appendBatch without waiting; its serial."""
         raw = [body.encode() if isinstance(body, str) else body for body in bodies]
-        block = record.encode([({}, body) for body in raw])
-        serial, parts = self.wire.call(block, len(raw), labels or {})
+        return self.post_events([({}, body) for body in raw], labels)
+
+    def post_events(
+        self, events: Sequence[tuple[dict[str, str], bytes]], labels: dict[str, bytes] | None = None
+    ) -> int:
+        """The same with headers."""
+        serial, parts = self.wire.call(record.encode(events), len(events), labels or {})
         self.writer.writelines(parts)
         return serial
 
@@ -82,8 +88,3 @@ async def connected(
         yield client
     finally:
         writer.transport.abort()
-
-
-def array_of_blocks(*bodies: str) -> bytes:
-    """An array that is written in one block an event."""
-    return b"".join(varint(1) + record.encode([({}, body.encode())]) for body in bodies) + b"\0"

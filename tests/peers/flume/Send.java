@@ -11,8 +11,8 @@ import org.apache.flume.api.RpcClientFactory;
 import org.apache.flume.event.EventBuilder;
 
 /**
- * Sends events with Flume's own RPC client: {@code Send CLIENT.PROPERTIES TEST COUNT BATCH}. Batch 1 uses append, others
- * appendBatch. Event i has the body "i" and the headers test and number. Prints "sent COUNT".
+ * Sends events with Flume's own RPC client: {@code Send CLIENT.PROPERTIES TEST COUNT BATCH}. The first BATCH events
+ * go out one by one with append, the others with appendBatch. Event i has the body "i" and the headers test and number. Prints "sent COUNT".
  */
 public final class Send {
   public static void main(String[] args) throws Exception {
@@ -30,7 +30,7 @@ public final class Send {
         headers.put("test", args[1]);
         headers.put("number", Integer.toString(i));
         Event event = EventBuilder.withBody(Integer.toString(i).getBytes(StandardCharsets.UTF_8), headers);
-        if (batch == 1) {
+        if (i < batch) {
           client.append(event);
           continue;
         }
