@@ -84,6 +84,10 @@ aggregator.sinks.files.sink.serializer = avro_event
 aggregator.sinks.files.channel = files
 """
 
+NO_KILL = """\
+-- no mosquitto here. The broker is amqtt, which loses what it holds for a client that is away, so the collector isn't
+   killed this time. To see it killed: apt-get install mosquitto"""
+
 Reading = tuple[str, bytes]
 """(topic, payload)."""
 
@@ -383,12 +387,7 @@ async def main(folder: Path, keep: bool) -> int:
         )
         kill = broker.kind == "mosquitto"
         if not kill:
-            demo.display.say(
-                f"-- no mosquitto here: the broker is {broker.kind}, which loses what it holds for a client"
-            )
-            demo.display.say(
-                "   that is away, so the collector isn't killed. To see it killed: apt-get install mosquitto"
-            )
+            demo.display.say(NO_KILL)
         try:
             await demo.start()
             watch = asyncio.create_task(demo.watch(), name="display")
