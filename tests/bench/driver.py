@@ -3,7 +3,8 @@
     python -m tests.bench.driver --port 41414 --events 300000 --batch 100 --connections 1
 
 Each connection sends one `appendBatch` and waits for its answer (as Flume's own client does). Prints one line of JSON:
-events, seconds, p50_ms and p99_ms of a call. With `--rate` it paces the batches (events/s over all connections).
+events, began (time.monotonic), seconds, p50_ms and p99_ms of a call. With `--rate` it paces the batches (events/s over
+all connections).
 """
 
 from __future__ import annotations
@@ -89,28 +90,29 @@ def drive(host: str, port: int, events: int, batch: int, size: int, connections:
     frames = [call(batch, size) for _ in range(16)]
     lines = [Line(host, port, frames) for _ in range(connections)]
     left = events // batch
-    began = time.perf_counter()
+    began = time.monotonic()
     with selectors.DefaultSelector() as waiting:
         idle = list(lines)
         sent = busy = 0
         for line in lines:
             waiting.register(line.sock, selectors.EVENT_READ, line)
         while sent < left or busy:
-            while idle and sent < left and (not rate or time.perf_counter() - began >= sent * batch / rate):
+            while idle and sent < left and (not rate or time.monotonic() - began >= sent * batch / rate):
                 idle.pop().send()
                 sent += 1
                 busy += 1
-            pause = max(0.0, sent * batch / rate - (time.perf_counter() - began)) if rate and sent < left else None
+            pause = max(0.0, sent * batch / rate - (time.monotonic() - began)) if rate and sent < left else None
             for key, _ in waiting.select(pause if not busy or idle else None):
                 key.data.receive()
                 idle.append(key.data)
                 busy -= 1
-    seconds = time.perf_counter() - began
+    seconds = time.monotonic() - began
     times = sorted(value for line in lines for value in line.times)
     for line in lines:
         line.sock.close()
     return {
         "events": left * batch,
+        "began": began,
         "seconds": seconds,
         "p50_ms": times[len(times) // 2] * 1000,
         "p99_ms": times[min(len(times) - 1, len(times) * 99 // 100)] * 1000,
