@@ -133,6 +133,10 @@ class Client(Peer, asyncio.Protocol):
         self.resume()
         return True
 
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ending, self.rest = True, b""  # nobody is left to be told what became of it
+        super().connection_lost(error)
+
     def finish(self) -> None:
         self.ending, self.rest = True, b""
         self.resume()
@@ -190,12 +194,12 @@ class Client(Peer, asyncio.Protocol):
         """Say so, and close: where the next line begins is unknown."""
         self.source.counter.EventReadFail += 1
         self.source.log.warning("%s: %s; closed", self.address, reason)
-        self.transport.write(f"FAILED: {reason}\n".encode())
+        self._answer(f"FAILED: {reason}\n".encode())
         self.ending, self.rest = True, b""
 
     async def _keep(self, lines: list[bytes]) -> None:
         try:
-            self.transport.write(await self.source.keep(lines))
+            self._answer(await self.source.keep(lines))
         except ChannelFull as full:
             if len(lines) == 1:
                 self._fail(full)
@@ -210,9 +214,15 @@ class Client(Peer, asyncio.Protocol):
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        self.transport.write(f"FAILED: {' '.join(str(error).split())}\n".encode())
+        self._answer(f"FAILED: {' '.join(str(error).split())}\n".encode())
+
+    def _answer(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(answer)
 
     def _kept(self, task: asyncio.Task[None]) -> None:
         self.task = None
+        if task.cancelled():
+            self.ending, self.rest = True, b""
         self.listener.budget.count(self, 0, 0)
         self.resume()
