@@ -11,7 +11,6 @@ KILLS ?= 500
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
-POMS := $(wildcard tests/peers/*/pom.xml)
 PEERS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn
 
 .DEFAULT_GOAL := help
@@ -43,13 +42,17 @@ soak: $(STAMPS)/python peers
 docs: $(STAMPS)/python
 	$(BIN)/python -m agent.config.tables > docs/components.md
 
-peers: $(STAMPS)/maven
+# What the real peers need: programs, and Flume's jars by way of the user's Maven repository.
+peers: $(STAMPS)/python
 	@tests/peers/install $(PEERS)
+	@command -v mvn > /dev/null && command -v javac > /dev/null \
+	    && $(BIN)/python -c 'from tests.peers import flume; flume.jars()' \
+	    || echo "-- no jars of Flume: the tests against it are skipped, by name"
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
 
-# Each stamp is made again when the file that it depends on is newer; what is there already is left alone.
+# Made again when pyproject.toml is newer; what is there already is left alone.
 
 $(STAMPS)/python: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -60,12 +63,3 @@ $(STAMPS)/python: pyproject.toml
 	@echo "-- installing Python packages into .venv"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@
-
-$(STAMPS)/maven: $(STAMPS)/python $(POMS)
-	@tests/peers/install java javac mvn
-	@command -v mvn > /dev/null || { echo "-- no mvn: the peers' jars are not fetched"; exit 0; }; \
-	for pom in $(POMS); do \
-	    echo "-- fetching the jars of $$pom into the Maven repository"; \
-	    mvn -q -B -f $$pom dependency:resolve -DincludeScope=runtime || exit 0; \
-	done; \
-	touch $@

@@ -36,7 +36,7 @@ _given: set[int] = set()
 
 def progress(text: str) -> None:
     """One line for who waits; shown although pytest captures."""
-    for show in _progress:
+    for show in _progress or [print]:
         show(text)
 
 
