@@ -16,7 +16,8 @@ from agent.mqtt import leg, reading
 from agent.mqtt.packet import CUT, DUP, Publish
 from agent.mqtt.window import Window, digest
 
-READING, REPEAT, BATCH, POISON = range(4)
+READING, REPEAT, BATCH, AGAIN, POISON = range(5)
+"""REPEAT and AGAIN are stored already: a reading, and what may be a forwarded batch, whose sender wants its answer."""
 Item = tuple[int, int, bytes, bytes, bytes, bytes]
 """(kind, DUP or 0, identifier, digest, what to keep: an event's record or the payload, topic)."""
 
@@ -70,8 +71,9 @@ class Inbox:
                     window.close()
                 elif window.repeated(identifier, mark):
                     kind = REPEAT
-            if kind == READING and (len(payload) > most or flags & CUT or payload.startswith(leg.MAGIC)):
-                kind = POISON if flags & CUT or not payload.startswith(leg.MAGIC) else BATCH
+            if len(payload) > most or flags & CUT or payload.startswith(leg.MAGIC):
+                kind = self._unusual(kind, flags, payload)
+            if kind >= BATCH:
                 self._alone += 1
                 piece = payload
             else:
@@ -82,6 +84,12 @@ class Inbox:
         self._outstanding += len(published)
         self._in_flight = max(self._in_flight, self._outstanding)
         self._news.set()
+
+    def _unusual(self, kind: int, flags: int, payload: bytes) -> int:
+        """The kind of what may be a forwarded batch, or is too long for a reading."""
+        if payload.startswith(leg.MAGIC) and not flags & CUT:
+            return BATCH if kind == READING else AGAIN
+        return POISON if kind == READING else REPEAT
 
     def wake(self) -> None:
         """The connection ended: let `gather` look."""

@@ -21,7 +21,7 @@ from agent.errors import ChannelFull, ProtocolError, RemoteProtocolError
 from agent.event import Batch
 from agent.mqtt import filters, leg, packet, reading
 from agent.mqtt.connection import Closed, Connection, Refused
-from agent.mqtt.inbox import BATCH, POISON, READING, Inbox, Item, Limits
+from agent.mqtt.inbox import AGAIN, BATCH, POISON, READING, Inbox, Item, Limits
 from agent.mqtt.packet import Publish
 from agent.mqtt.reasons import TAKEN_OVER
 from agent.mqtt.session import Session
@@ -196,7 +196,9 @@ class MqttSource(Source):
         marks = self._session.mark(entries)
         kind = items[0][0]
         before = b""
-        if kind == BATCH:
+        if kind == AGAIN:
+            before = self._confirm_again(items[0])
+        elif kind == BATCH:
             before = await self._keep_batch(connection, items[0], marks)
         elif kind == POISON:
             await self._bury(connection, items[0], f"longer than maxEventBytes, {self.config.maxEventBytes}", marks)
@@ -239,6 +241,15 @@ class MqttSource(Source):
         self.counter.repeats += kept.repeats
         self.counter.AppendBatchAcceptedCount += 1
         return self._answer(forwarded, "kept")
+
+    def _confirm_again(self, item: Item) -> bytes:
+        """We were cut off between the commit of this batch and its confirmation."""
+        self.counter.repeats += 1
+        try:
+            forwarded = leg.unpack(item[4])
+        except RemoteProtocolError:
+            return b""
+        return self._answer(forwarded, "kept") if forwarded else b""
 
     def _answer(self, forwarded: leg.Forwarded, answer: str) -> bytes:
         """QoS 0: when it is lost, the sender sends the batch again, and that repeat is confirmed in its turn."""

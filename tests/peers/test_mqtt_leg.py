@@ -150,6 +150,25 @@ def test_a_full_receiver_is_waited_for(broker: Mosquitto, version: str) -> None:
     asyncio.run(run())
 
 
+@BOTH
+def test_a_batch_that_came_again_is_confirmed(broker: Mosquitto, version: str) -> None:
+    """The receiver was killed between its commit and its answer: the redelivery is answered, and stored once."""
+
+    async def run() -> None:
+        store = Batches()
+        async with forwarding(broker.url, version=version, confirmTimeout=60.0) as sink:
+            store.break_after = 1
+            async with collecting(store, broker.url, version=version):
+                sending = asyncio.create_task(sink.send(batch_of(1, 5)))
+                await until(lambda: store.events)
+            store.break_after = 1 << 30
+            async with collecting(store, broker.url, version=version):
+                await sending
+        assert store.bodies == ["1", "2", "3", "4", "5"]
+
+    asyncio.run(run())
+
+
 def test_a_broken_batch_goes_to_the_dead_letters(broker: Mosquitto) -> None:
     """A container that is ours and cut off is buried; an Avro file of somebody else is a reading."""
 
