@@ -29,6 +29,8 @@ from typing import NamedTuple
 from agent.errors import ConfigError
 
 BACKLOG = 512
+LEAST_READ = 4096
+"""Bytes that a connection may still read when the budget of all is used up, before it pauses."""
 STALL_SECONDS = 60.0
 SWEEP_SECONDS = 5.0
 GRACE_SECONDS = 5.0
@@ -40,7 +42,7 @@ NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Budget:
     """Bytes that the connections of one source may hold together; used up, it lets nobody read on.
 
-    It may be overdrawn by what one read brings to each connection, and by one message.
+    It may be overdrawn by `LEAST_READ` a connection, and by one message.
     """
 
     def __init__(self, limit: int) -> None:
@@ -57,6 +59,10 @@ class Budget:
             self._favoured = None
         if self._waiting and (self.used < self.limit or not self.busy):
             self._wake()
+
+    def room(self, peer: Peer) -> int:
+        """How much one read of this peer should bring at most."""
+        return self.limit if self._favoured is peer else max(LEAST_READ, self.limit - self.used)
 
     def allows(self, peer: Peer) -> bool:
         """Whether it may read on; if not, its `resume` is called later."""

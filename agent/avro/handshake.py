@@ -115,12 +115,19 @@ def write_map(entries: Mapping[str, bytes]) -> bytes:
     """map<bytes>, as in call metadata."""
     if not entries:
         return b"\0"
-    out = [varint(len(entries))]
+    out = [_length(len(entries))]
     for name, value in entries.items():
         raw = name.encode()
-        out += varint(len(raw)), raw, varint(len(value)), value
+        out += _length(len(raw)), raw, _length(len(value)), value
     out.append(b"\0")
     return b"".join(out)
+
+
+_SHORT = tuple(varint(number) for number in range(256))
+
+
+def _length(number: int) -> bytes:
+    return _SHORT[number] if number < 256 else varint(number)
 
 
 def read_map(data: bytes, pos: int, limit: int = MAX_META) -> tuple[dict[str, bytes], int]:

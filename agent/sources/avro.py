@@ -151,7 +151,8 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
     # -- in
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.source.scratch
+        room = self.listener.budget.room(self)
+        return self.source.scratch if room >= SCRATCH else self.source.scratch[:room]
 
     def buffer_updated(self, nbytes: int) -> None:
         self.touched = time.monotonic()

@@ -388,7 +388,7 @@ def test_bytes_of_all_connections_are_bounded() -> None:
             assert (await client.answer(2)).status == OK
             most = max(most, budget.used)
             client.writer.transport.abort()
-        assert most <= (1 << 20) + (1 << 20) + 12 * (1 << 18)
+        assert most <= (1 << 20) + 800_100 + 12 * server.LEAST_READ
         assert len(door.bodies) == 12
         await settle()
         assert budget.used == 0
