@@ -19,6 +19,7 @@ whose batch was put back. Nothing here knows of asyncio: one thread calls it.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -166,7 +167,7 @@ class OutputFiles:
             if file.length:
                 self._cut(file.path, file.length)
             else:
-                (self.root / file.path).unlink(missing_ok=True)
+                remove(self.root / file.path)
         gone = [file for file, _ in self._pending if not file.length]
         self.current = {folder: file for folder, file in self.current.items() if file not in gone}
         self._pending = []
@@ -189,11 +190,11 @@ class OutputFiles:
                 return path
 
     def _make(self, files: Sequence[File]) -> None:
-        if self.journal:
-            self.journal.add([file.path for file in files])
         folders = {(self.root / file.path).parent for file in files}
         for folder in folders:
             make_folder(folder)
+        if self.journal:
+            self.journal.add([file.path for file in files])
         for file in files:
             os.close(os.open(self.root / file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         for folder in folders if self.sync else ():
@@ -228,7 +229,7 @@ class OutputFiles:
                 "%s has forgotten %d files; some may hold repeated events", journal.path, journal.first - made
             )
         for path in journal.names[max(0, made - journal.first) :]:
-            (self.root / path).unlink(missing_ok=True)
+            remove(self.root / path)
             if (self.root / path).parent.is_dir():
                 sync_folder((self.root / path).parent)
         for path, length in files.items():
@@ -260,6 +261,15 @@ def write(path: Path, at: int, data: bytes, sync: bool = True) -> None:
             os.fdatasync(file)
     finally:
         os.close(file)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that may never have been made, for want of a folder or because its name is impossible."""
+    try:
+        path.unlink()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
 
 
 def make_folder(folder: Path) -> None:

@@ -112,7 +112,7 @@ def died(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def at(step: int) -> Steps:
         steps = Steps(step)
         monkeypatch.setattr(output_files, "os", steps)
-        monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: _unlink(steps, self))
+        monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: _unlink(steps, self, missing_ok))
         monkeypatch.setattr(Path, "replace", lambda self, to: steps.replace(self, to))
         monkeypatch.setattr(Path, "mkdir", lambda self, mode=0o777, exist_ok=False: steps.mkdir(self, mode))
         return steps
@@ -120,11 +120,12 @@ def died(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield at
 
 
-def _unlink(steps: Steps, path: Path) -> None:
+def _unlink(steps: Steps, path: Path, missing_ok: bool) -> None:
     try:
         steps.unlink(path)
     except FileNotFoundError:
-        pass
+        if not missing_ok:
+            raise
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
