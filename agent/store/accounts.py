@@ -7,10 +7,11 @@ So of the holes between the rows that were found:
     passed by none             lost for certain
     passed by some             delivered and deleted, if it was for those only (a multiplexing selector); else lost
 
-The counters of a channel (put less done) say how many events lie above its cursor: if each finds as many as that, the
-holes of the third kind are all deliveries, otherwise they are called possibly lost. So is every hole where the row of a
-channel could be read in an earlier state only, or not at all. Above the last row that was found the counters say how
-much there was; where channels have different events the last numbers can only be estimated from below.
+The counters of a channel (put less done) say how many events lie above its cursor: if each channel finds as many as
+that, nothing is missing, and the holes are deliveries or what an earlier salvage has counted. Otherwise the holes of
+the third kind are called possibly lost; so is every hole where the row of a channel could be read in an earlier state
+only, or not at all. Above the last row that was found the counters say how much there was; where channels have
+different events the last numbers can only be estimated from below.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Accounts:
         """All batches are in: name channels whose row is gone, set the counters, find what is missing."""
         self._add_channels(names)
         inside = self._inside()
-        missing = self._short(inside) or bool(self.stale)
-        self._judge(self._gaps(), missing)
+        if self._short(inside) or self.stale or self._behind():
+            self._judge(self._gaps())
         for key, row in self.tables["channel"].items():
             found = inside[row[0]]
             puts, put_bytes = max(row[4], found.events), max(row[5], found.bytes)
@@ -175,13 +176,16 @@ class Accounts:
         if at < end:
             yield at, end
 
-    def _judge(self, gaps: Iterator[tuple[int, int]], missing: bool) -> None:
+    def _behind(self) -> bool:
+        """Whether something was committed after all channels' rows: every put writes those."""
+        others = (row[-2] for table in ("mark", "stream", "receipt") for row in self.tables[table].values())
+        return max(others, default=0) > max((row[-2] for row in self.tables["channel"].values()), default=0)
+
+    def _judge(self, gaps: Iterator[tuple[int, int]]) -> None:
         skipped = [0, 0]
         openings, known = self._openings(), self._known()
         for low, high in gaps:
             for above, to, certain in self._certainty(low, high):
-                if not certain and not missing:
-                    continue
                 ranges = self.lost if certain else self.possibly_lost
                 for origin, first, count in _numbers(openings, above, to):
                     for run in known.get(origin, Coverage()).fresh(((first, count),)):

@@ -5,11 +5,7 @@ that no tree reaches any more, in pages on the free list, in earlier states of a
 row the one of the later transaction (`version`) wins, and a batch that every cursor has passed has been delivered and
 is left out. Old states can only set a channel back, never forward: it then sends again what its receivers recognise.
 
-**What was lost** follows from positions: they run without a hole through the life of a file, and a row goes only when
-all of its channels have passed it. So a hole that no channel has passed was lost for certain; one that some have
-passed may have been delivered and deleted (a multiplexing selector gives each event to some channels only), and is
-called possibly lost, unless the counters of the channels say that nothing is missing. Above the last row that was
-found, the counters say how much there was.
+What is missing is counted by number range (agent/store/accounts.py).
 
 **A crash at any step leaves a store that can be used**, provided that `resume` is called before every open:
 

@@ -1,6 +1,6 @@
 """The rules of delivery (docs/delivery.md), walked at random over real stores.
 
-A sender is a store with two channels, of which each may have two batches on the way; receivers are stores that keep
+A sender is a store with two channels, of which each may have three batches on the way; receivers are stores that keep
 what comes from each channel apart. Between them messages are lost, come late or twice, and answers are lost. Stores are
 killed, lose their last commits (a power cut under `synchronous = NORMAL`), are damaged and salvaged, cloned with their
 rows, restored from a backup, thrown away. At the end everything is drained, and then
@@ -163,6 +163,7 @@ class Sender:
         self.folder = self.copy_files()
         self.db.close()
         path = self.folder / "headrace.db"
+        again = any(self.folder.glob("*.damaged-*"))
         with path.open("r+b") as file:
             for _ in range(rng.choice([1, 1, 2, 5])):
                 size = rng.choice([1, 1, 1, schema.PAGE_SIZE])
@@ -171,13 +172,19 @@ class Sender:
         report = salvage(path, "a walk", {0: "A", 1: "B"})
         self.open()
         after = self.inside()
+        # Which origin a number is of can't be told where the row of its opening is gone; how many are missing can.
+        needed = {origin for known in before.values() for origin, _ in known}
+        named = needed <= {origin for origin, _, _ in self.db.openings}
         for name in CHANNELS:
-            self.judge(report, before[name], after[name], f"channel {name} ")
+            self.judge(report, before[name], after[name], f"channel {name} ", named)
         lost = {(origin, n) for origin, first, count in report.lost for n in range(first, first + count)}
-        if not lost <= {number for known in before.values() for number in known}:
+        # Holes that an earlier salvage left may be taken for losses: their channels were set back.
+        if named and not again and not lost <= {number for known in before.values() for number in known}:
             raise Broken("salvage calls lost what all have delivered")
 
-    def judge(self, report: Report, before: Mapping[Number, int], after: Mapping[Number, int], channel: str) -> None:
+    def judge(
+        self, report: Report, before: Mapping[Number, int], after: Mapping[Number, int], channel: str, named: bool
+    ) -> None:
         ranges = report.lost + report.possibly_lost
         reported = {(origin, n) for origin, first, count in ranges for n in range(first, first + count)}
         missing = before.keys() - after.keys()
@@ -186,7 +193,7 @@ class Sender:
         # Of what was put last it may be known only how much it was: channels that share numbers count together.
         tail = max([at for number, at in before.items() if number not in missing], default=0)
         unknown = {number for number in missing - reported if before[number] < tail or not notes}
-        if unknown:
+        if unknown and named:
             raise Broken(f"salvage does not miss {len(unknown)} events of {channel}")
         if any("yet to deliver" in note and not note.startswith(f"{len(missing)} ") for note in notes):
             raise Broken(f"salvage miscounts: {len(missing)} are missing, {notes}")
@@ -240,8 +247,9 @@ def readings(block: bytes, count: int) -> list[int]:
 
 
 class World:
-    def __init__(self, seed: int, root: Path, empty: Path) -> None:
+    def __init__(self, seed: int, root: Path, empty: Path, damage: float = 0.0, waiting: int = 1) -> None:
         self.rng, self.root, self.empty = random.Random(seed), root, empty
+        self.damage, self.waiting = damage, waiting
         self.folders = self.count = 0
         self.named: dict[Number, int] = {}
         self.expected: set[tuple[str, int]] = set()
@@ -274,13 +282,13 @@ class World:
 
     def send(self, sender: Sender, quiet: bool = False) -> None:
         name = self.rng.choice(CHANNELS)
-        if len(sender.flying[name]) >= 2:
+        if len(sender.flying[name]) >= 3:
             sender.answered(name, self.rng.choice(sender.flying[name]), False)  # timed out
         segments = sender.take(name, self.rng.randint(1, 8))
         if not segments:
             return
         message, receiver = sender.message(name, segments), self.rng.choice(self.receivers)
-        fates = ["ok", "ok", "ok", "lost", "no answer", "late", "repeat", "waiting"]
+        fates = ["ok", "ok", "ok", "lost", "no answer", "late", "repeat"] + ["waiting"] * self.waiting
         fate = "ok" if quiet else self.rng.choice(fates)
         if fate in ("ok", "no answer", "repeat"):
             receiver.receive(message)
@@ -292,7 +300,9 @@ class World:
     def step(self) -> None:
         rng = self.rng
         sender, chance = rng.choice(self.senders), rng.random()
-        if chance < 0.30:
+        if rng.random() < self.damage:
+            sender.damage()
+        elif chance < 0.30:
             sender.put()
         elif chance < 0.72:
             self.send(sender)
@@ -377,11 +387,11 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def walk(seed: int, root: Path, empty: Path) -> None:
-    """One walk; Broken, with the seed, if it ends badly."""
+def walk(seed: int, root: Path, empty: Path, **mix: Any) -> None:
+    """One walk; Broken, with the seed, if it ends badly. `mix` makes some steps more frequent (World)."""
     folder = root / f"walk {seed}"
     folder.mkdir()
-    world = World(seed, folder, empty)
+    world = World(seed, folder, empty, **mix)
     try:
         for _ in range(world.rng.randint(10, 100)):
             world.step()
@@ -483,7 +493,14 @@ def own_identity(patch: pytest.MonkeyPatch) -> None:
 
 def losses_uncounted(patch: pytest.MonkeyPatch) -> None:
     """Salvage does not say what is missing."""
-    patch.setattr(Accounts, "_judge", lambda self, gaps, missing: None)
+    patch.setattr(Accounts, "_judge", lambda self, gaps: None)
+
+
+MIX: dict[Callable[[pytest.MonkeyPatch], None], dict[str, Any]] = {
+    across_a_gap: {"waiting": 8},
+    losses_uncounted: {"damage": 0.1},
+}
+"""What makes a rule's breach frequent enough to be seen soon."""
 
 
 @pytest.mark.parametrize(
@@ -501,4 +518,4 @@ def test_a_broken_rule_is_seen(
     rule(monkeypatch)
     with pytest.raises(Broken):
         for seed in range(WALKS):
-            walk(seed, tmp_path, empty)
+            walk(seed, tmp_path, empty, **MIX.get(rule, {}))
