@@ -110,6 +110,8 @@ class ChannelQueue:
         self.ready_bytes = 0
         self.out: deque[Segment] = deque()
         self.returned = 0
+        self.receipt: bytes | None = None
+        """What its sink said last; in the file with the cursor, within a second."""
         self._skip = deque(state.place.finished)
         self._ahead = sum(last - first + 1 for first, last in self._skip)
         self._previous: tuple[bytes, int] | None = None
