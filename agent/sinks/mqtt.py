@@ -23,7 +23,7 @@ from agent.mqtt.publisher import Publisher
 from agent.mqtt.settings import MqttKeys, client_id, tls_context
 from agent.sink import Sink, SinkConfig
 
-LONGEST_REPEAT = 3600.0
+LONGEST_REPEAT = 600.0
 """Seconds at most until a batch goes to a 3.1.1 broker once more."""
 MOST_KNOWN = 1_000
 
@@ -232,6 +232,7 @@ class MqttSink(Sink):
                 if self.counter.say(f"running; {error}"):
                     self.log.warning("%s: %s", self._reply, error)
                 continue
+            self._handed.clear()  # a receiver is there: what it doesn't confirm in time has been lost
             if waiting := self._confirmations.get(answer.token):
                 waiting.came(answer)
             elif answer.answer == "kept":
