@@ -218,6 +218,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._welcomes: set[asyncio.Task[None]] = set()
         self._states: set[str] = set()
+        self._complained, self._unsaid = 0.0, 0
         self._empty = asyncio.Event()
 
     @property
@@ -265,6 +266,7 @@ class Listener:
                 connection, name = await loop.sock_accept(sock)
             except OSError as error:
                 if error.errno not in NO_FILES:
+                    await asyncio.sleep(0.01)
                     continue
                 self._change("no more files", f"can't accept: {error.strerror}; raise the limit of open files", True)
                 await asyncio.sleep(0.2)
@@ -290,7 +292,7 @@ class Listener:
             return peers[0]
 
         try:
-            if self.ip_filter and not await self.ip_filter.admits(name[0]):
+            if self.ip_filter and not await self.ip_filter.admits(name[0].removeprefix("::ffff:")):
                 raise PermissionError("ipFilterRules don't let it in")
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -334,18 +336,30 @@ class Listener:
             self._states.discard(state)
             self.log.info("%s", text)
 
+    def complain(self, text: str) -> None:
+        """Log what a peer did wrong; of many, one line a second, so that nobody can fill the log."""
+        now = time.monotonic()
+        if now - self._complained < 1.0:
+            self._unsaid += 1
+            return
+        more = f" (and {self._unsaid} more complaints since the last)" if self._unsaid else ""
+        self.log.warning("%s%s", text, more)
+        self._complained, self._unsaid = now, 0
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._change("no more files", "accepts connections again", False)
             since = time.monotonic() - STALL_SECONDS
             for peer in [peer for peer in self.peers if peer.stalled(since)]:
-                self.log.warning("%s stopped in the middle of a message or reads no answers: closed", peer.address)
+                self.complain(f"{peer.address} stopped in the middle of a message or reads no answers; closed")
                 peer.cut()
 
     async def close(self) -> None:
         """Stop listening, let what was begun be answered, close every connection."""
-        for sock in self._sockets:
+        while self._sockets:
+            sock = self._sockets.pop()
+            asyncio.get_running_loop().remove_reader(sock)
             sock.close()
         for task in list(self._welcomes):
             task.cancel()

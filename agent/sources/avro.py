@@ -81,6 +81,7 @@ class AvroSource(Source):
             "headrace.maxBytes": b"%d" % (config.max_frame - FRAME_ROOM),
             "headrace.inFlight": b"%d" % IN_FLIGHT,
         }
+        self.told = lru_cache(512)(self._told)
         self.scratch = memoryview(bytearray(SCRATCH))
         self.loop = asyncio.get_running_loop()
         self.fatal: asyncio.Future[None] = self.loop.create_future()
@@ -117,8 +118,7 @@ class AvroSource(Source):
         if not self.fatal.done():
             self.fatal.set_exception(error)
 
-    @lru_cache(512)  # noqa: B019 - lives as long as its source, and holds few different answers
-    def told(self, kept: Kept) -> bytes:
+    def _told(self, kept: Kept) -> bytes:
         """Metadata of an OK."""
         counts = {"headrace.accepted": b"%d" % kept.stored, "headrace.repeats": b"%d" % kept.repeats}
         return write_map({**self.limits, **counts})
@@ -193,7 +193,7 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
             self._hand_on()
         except RemoteProtocolError as error:
             self.source.counter.EventReadFail += 1
-            self.source.log.warning("%s: %s; closed", self.address, error)
+            self.listener.complain(f"{self.address}: {error}; closed")
             self.ending = True
             self._flush()
             self.transport.close()
