@@ -1,7 +1,7 @@
 """EmbeddedBroker: an MQTT broker for a demo, for tests and for a first try on one machine; on loopback only.
 
 mosquitto if it is installed (a child process: MQTT 5 and 3.1.1), else amqtt (in this process: 3.1.1 only, about a
-tenth of the speed). In production run mosquitto as a service, with deploy/mosquitto.conf.
+tenth of the speed). In production run mosquitto as a service, with deploy/mosquitto/headrace.conf.
 """
 
 from __future__ import annotations
