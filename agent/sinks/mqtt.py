@@ -117,7 +117,8 @@ class MqttSink(Sink):
             self.log.info("at least once, as far as the broker: its acknowledgement is no delivery to a subscriber")
 
     async def close(self) -> None:
-        await self._publisher.close()
+        if hasattr(self, "_publisher"):  # not if it was never opened
+            await self._publisher.close()
 
     async def send(self, batch: Batch) -> bytes | None:
         try:
