@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from agent.errors import ConfigError
+from agent.errors import ChannelError, ConfigError
 
 BACKLOG = 512
 LEAST_READ = 4096
@@ -230,6 +230,7 @@ class Listener:
     async def open(self) -> None:
         """Bind and listen. ConfigError if the address can't be had."""
         loop = asyncio.get_running_loop()
+        self._failure: asyncio.Future[None] = loop.create_future()
         try:
             found = await loop.getaddrinfo(
                 self.bind or None, self.wanted_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -253,11 +254,20 @@ class Listener:
         sock.listen(BACKLOG)
 
     async def run(self) -> None:
-        """Accept until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for sock in self._sockets:
-                group.create_task(self._accept(sock), name=f"accept on {sock.getsockname()[1]}")
-            group.create_task(self._sweep(), name="close stalled peers")
+        """Accept until cancelled, or until `fail`, whose error it raises."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for sock in self._sockets:
+                    group.create_task(self._accept(sock), name=f"accept on {sock.getsockname()[1]}")
+                group.create_task(self._sweep(), name="close stalled peers")
+                await self._failure
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    def fail(self, error: ChannelError) -> None:
+        """A channel can't keep its promise: the source ends with it."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
 
     async def _accept(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -84,7 +84,6 @@ class AvroSource(Source):
         self.told = lru_cache(512)(self._told)
         self.scratch = memoryview(bytearray(SCRATCH))
         self.loop = asyncio.get_running_loop()
-        self.fatal: asyncio.Future[None] = self.loop.create_future()
         listener = Listener(
             self.log,
             lambda listener: AvroPeer(listener, self),
@@ -100,23 +99,11 @@ class AvroSource(Source):
         self.counter.gauges["OpenConnectionCount"] = lambda: listener.connections
 
     async def run(self) -> None:
-        accepts = asyncio.create_task(self.listener.run(), name=f"{self.name} listens")
-        try:
-            await asyncio.wait({accepts, self.fatal}, return_when=asyncio.FIRST_COMPLETED)
-            await (self.fatal if self.fatal.done() else accepts)
-        finally:
-            accepts.cancel()
-            await asyncio.wait({accepts})
+        await self.listener.run()
 
     async def close(self) -> None:
         if hasattr(self, "listener"):
             await self.listener.close()
-            self.fatal.cancel()
-
-    def fail(self, error: ChannelError) -> None:
-        """A channel can't keep its promise: `run` raises it."""
-        if not self.fatal.done():
-            self.fatal.set_exception(error)
 
     def _told(self, kept: Kept) -> bytes:
         """Metadata of an OK."""
@@ -278,7 +265,7 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
             metadata = {**self.source.limits, "headrace.reason": text.encode()[:MAX_REASON], **extra}
             self._write(self.wire.answer(call, FAILED, write_map(metadata)))
         if isinstance(error, ChannelError) and not isinstance(error, ChannelFull):
-            self.source.fail(error)
+            self.listener.fail(error)
 
     def _hold_back(self, transit: Transit) -> None:
         """Later batches of this stream wait until the sender has gone back; those under way are called off."""
