@@ -109,7 +109,7 @@ def avro_client(port: int, lines: Path, headers: Path) -> None:
 def events_in(folder: Path) -> list[Read]:
     """Events in the Avro containers that an agent writes there, as far as they are written."""
     found: list[Read] = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("[!.]*") if path.is_file()):
         reader = ContainerReader()
         reader.feed(path.read_bytes())
         while reader.held and (block := reader.next()):
