@@ -148,6 +148,7 @@ class Peer(asyncio.BaseProtocol):
     """One connection of a `Listener`."""
 
     transport: asyncio.Transport
+    joined = False
     held = 0
     busy = 0
     touched = 0.0
@@ -311,16 +312,17 @@ class Listener:
                 make, connection, ssl=self.context, ssl_handshake_timeout=limit
             )
             self._change("refused", "peers get in again", False)
-        except (OSError, asyncio.CancelledError) as error:
+        except BaseException as error:
             connection.close()
-            if not (peers and peers[0] in self.peers):
+            if not (peers and peers[0].joined):
                 self._gone()
-            if isinstance(error, asyncio.CancelledError):
+            if not isinstance(error, OSError):
                 raise
             self._change("refused", f"{_spelled(name)} did not get in: {_reason(error)}", True)
 
     def joined(self, peer: Peer) -> None:
         """Called by a peer when its connection is up."""
+        peer.joined = True
         self.peers.add(peer)
 
     def left(self, peer: Peer) -> None:
