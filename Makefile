@@ -61,5 +61,5 @@ $(STAMPS)/python: pyproject.toml
 	    'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
 	@test -x $(BIN)/python || { echo "-- making .venv"; $(PYTHON) -m venv .venv; }
 	@echo "-- installing Python packages into .venv"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@
