@@ -55,7 +55,7 @@ class FileChannelConfig(Config):
         "minimumRequiredSpace", Bytes(-1), doc="below this much free disk puts are refused; "
         "524288000 where Flume's folders are named, else the lesser of 500 MB and 5 % of the disk",
     )  # fmt: skip
-    maxBytes: Bytes = key("maxBytes", NO_BYTES, low=0, doc="most bytes of events in the store; 0 for no limit")
+    maxBytes: Bytes = key("maxBytes", NO_BYTES, low=0, doc="most bytes of the store's file in use; 0 for no limit")
     synchronous: str = key(
         "synchronous", "FULL", choices=("FULL", "NORMAL"), doc="NORMAL may lose acknowledged events in a power cut"
     )
@@ -223,7 +223,8 @@ class FileChannel(Channel):
         if self.queue.depth + self._reserved + batch.count > config.capacity:
             return f"channel {self.name} holds its capacity of {config.capacity} events"
         if config.maxBytes:
-            inside = max(q.size for q in self.store.queues.values())
+            # Pages, not only events: small rows leave much of a page empty.
+            inside = max(self.store.used, *(q.size for q in self.store.queues.values()))
             if inside + batch.size > config.maxBytes:
                 return f"the store {self.store.folder} holds its maxBytes of {config.maxBytes}"
         return ""
@@ -328,6 +329,7 @@ class FileChannel(Channel):
     async def keep_receipt(self, receipt: bytes) -> None:
         channel = self.queue.id
         await self.store.call(lambda db: db.apply([], {}, {channel: receipt}))
+        self.queue.receipt = receipt
 
     @property
     def depth(self) -> int:

@@ -32,6 +32,8 @@ JOIN_BYTES = 32 << 10
 costs a page."""
 WAL_PAGES = 4096
 """Checkpoint when the WAL holds this many pages."""
+BASE_PAGES = 64
+"""An empty store has less; they don't count against `maxBytes`."""
 
 
 class Part(NamedTuple):
@@ -153,6 +155,12 @@ def create(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def _is_nothing(path: Path) -> bool:
+    """An empty file without a WAL: the name survived a power cut and the content, which was empty too, did not."""
+    wal = path.with_name(path.name + "-wal")
+    return path.stat().st_size == 0 and not (wal.exists() and wal.stat().st_size)
+
+
 def sync_folder(path: Path) -> None:
     """Make names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -167,7 +175,7 @@ class Database:
 
     def __init__(self, path: Path, synchronous: str = "FULL", max_bytes: int = 0, letter_limit: int = 64 << 20) -> None:
         self.path, self.letter_limit = path, letter_limit
-        if not path.exists():
+        if not path.exists() or _is_nothing(path):
             create(path)
         # Cached statements must outnumber the kinds of statement used; autocommit, because BEGIN is ours.
         self.conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
@@ -185,6 +193,8 @@ class Database:
 
     def _pragmas(self, synchronous: str, max_bytes: int) -> None:
         run = self.conn.execute
+        # Before anything is read: no shared-memory file (a full disk has no room for it), no other process slips in.
+        run("PRAGMA locking_mode=EXCLUSIVE")
         (found,) = run("PRAGMA application_id").fetchone()
         (version,) = run("PRAGMA user_version").fetchone()
         if found != schema.APPLICATION_ID:
@@ -194,7 +204,6 @@ class Database:
                 f"{self.path} was written by a newer Headrace (format {version // 1000}, this one knows "
                 f"{schema.MAJOR}): start that version, or drain the store with it first"
             )
-        run("PRAGMA locking_mode=EXCLUSIVE")  # no shared-memory file, and no other process slips in
         run("PRAGMA journal_mode=WAL")
         run(f"PRAGMA synchronous={synchronous}")
         run("PRAGMA secure_delete=OFF")
@@ -204,7 +213,7 @@ class Database:
         (self.page_size,) = run("PRAGMA page_size").fetchone()
         if max_bytes:
             # 5 % above the limit that refuses puts, so that acknowledgements and dead letters still find room.
-            run(f"PRAGMA max_page_count={max(64, int(max_bytes * 1.05) // self.page_size)}")
+            run(f"PRAGMA max_page_count={BASE_PAGES + int(max_bytes * 1.05) // self.page_size}")
 
     def _load(self) -> None:
         run = self.conn.execute
@@ -235,6 +244,7 @@ class Database:
         (self.letter_bytes,) = run("SELECT coalesce(sum(length(block)), 0) FROM dead_letter").fetchone()
         (self._next_stream,) = run("SELECT coalesce(max(id), 0) + 1 FROM stream").fetchone()
         self.origin, self.base = b"", 0
+        self._opening_due = False
         self.chain: tuple[bytes, int] | None = None
 
     def _rows(self, table: str) -> list[tuple[Any, ...]]:
@@ -247,19 +257,28 @@ class Database:
     # ---- opening and closing
 
     def start(self, channels: Iterable[str] = ()) -> None:
-        """Begin an opening: a new origin, and rows for channels that are new (they start at the end)."""
+        """Begin an opening: a new origin, and rows for channels that are new (they start at the end).
+
+        Where a full disk has no room for its row (sqlite3.OperationalError), the opening has begun nonetheless: the row
+        goes into the next transaction that finds room, before any event of it.
+        """
         self.origin, self.base = os.urandom(16), self.position
         last_used = self._last_used()
         self.chain = (last_used[0], last_used[1]) if last_used else None
+        self.openings.append((self.origin, self.base, (self.openings[-1][2] if self.openings else 0) + 1))
+        self._opening_due = True
         self.version += 1
         with self._transaction():
-            self._prune_openings()
-            self.openings.append((self.origin, self.base, (self.openings[-1][2] if self.openings else 0) + 1))
-            opening = (self.openings[-1][2], self.origin, self.base, clock.boot_id(), clock.wall_ms(), self.version)
-            self.conn.execute("INSERT INTO opening VALUES(?,?,?,?,?,?,?)", (*opening, value_crc(*opening)))
-            self._forget_streams()
+            self._keep_opening()
             for name in channels:
                 self._add_channel(name)
+        self._opening_due = False
+
+    def _keep_opening(self) -> None:
+        self._prune_openings()
+        row = (self.openings[-1][2], self.origin, self.base, clock.boot_id(), clock.wall_ms(), self.version)
+        self.conn.execute("INSERT INTO opening VALUES(?,?,?,?,?,?,?)", (*row, value_crc(*row)))
+        self._forget_streams()
 
     def _add_channel(self, name: str) -> None:
         if any(c.name == name for c in self.channels.values()):
@@ -294,6 +313,7 @@ class Database:
         """Go on with an opening after the file was replaced under it (salvage)."""
         self.position, self.version = max(self.position, old.position), max(self.version, old.version)
         self.origin, self.base, self.chain, self.openings = old.origin, old.base, old.chain, old.openings
+        self._opening_due = old._opening_due
         for key, stream in old.streams.items():
             self.streams.setdefault(key, stream)
         self._next_stream = max(self._next_stream, old._next_stream)
@@ -327,7 +347,8 @@ class Database:
         used = self._last_used()
         kept = []
         for opening, end in self.spans():
-            if (end > floor and end > opening[1]) or (used and opening[0] == used[0]):
+            mine = opening[0] == self.origin
+            if mine or (end > floor and end > opening[1]) or (used and opening[0] == used[0]):
                 kept.append(opening)
             else:
                 self.conn.execute("DELETE FROM opening WHERE id=?", (opening[2],))
@@ -363,6 +384,8 @@ class Database:
         self.version += 1
         work = Work(self.position)
         with self._transaction():
+            if self._opening_due:
+                self._keep_opening()
             results = [self._one(request, work) for request in requests]
             self._store_joined(work)
             places = dict(cursors or {})
@@ -374,6 +397,7 @@ class Database:
                 self._write_receipt(channel, receipt)
             for key, stream in work.streams.items():
                 self._write_stream(key, stream)
+        self._opening_due = False
         self.position = work.position
         self.streams.update(work.streams)
         self.channels.update(channels)
@@ -604,6 +628,11 @@ class Database:
         # `execute` would step the pragma once, which frees one page.
         self.conn.executescript(f"PRAGMA incremental_vacuum({pages})")
         return self.free_pages()
+
+    def used_bytes(self) -> int:
+        """Bytes of the pages that hold something, beyond the few that an empty store has."""
+        (pages,) = self.conn.execute("PRAGMA page_count").fetchone()
+        return max(0, int(pages) - self.free_pages() - BASE_PAGES) * int(self.page_size)
 
     def free_pages(self) -> int:
         """Pages in the free list."""

@@ -6,6 +6,7 @@ Corrupt An SQLite Database File", section 2.2).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -29,7 +30,12 @@ class StoreLock:
                 f"stop that one or give this one a `path` of its own"
             ) from None
         os.truncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        try:
+            os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        except OSError as error:
+            # The pid is a courtesy to whoever finds the store held: a full disk keeps nobody from draining.
+            if error.errno != errno.ENOSPC:
+                raise
 
     def release(self) -> None:
         """The file stays: removing it would let two processes lock two different files of one name."""

@@ -12,6 +12,7 @@ acknowledgements still find room), headrace.sock (commands; agent/store/control.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import queue
@@ -41,6 +42,12 @@ GROUP_BYTES = 4 << 20
 """Puts beyond this sum go into the next commit: it bounds the WAL and with it the reserve."""
 VACUUM_PAGES, VACUUM_STEP = 8 << 10, 512
 """Above this many free pages the file gives them back, so many at a time, while it has nothing else to do."""
+
+RESERVE_SHARE = 16
+"""The reserve is this part of the disk at least (but no more than the WAL usually has), and as large as the WAL is."""
+RESERVE_STEP = 1 << 20
+SAY_SECONDS = 60.0
+"""A disk that is full, has room and is full again is said so often at most."""
 
 Answer = TypeVar("Answer")
 
@@ -77,7 +84,9 @@ class Store:
         """Called on the loop when a channel has new rows, or the store has failed."""
         self.failed: ChannelError | None = None
         self.full = ""
-        """Why puts are refused for want of disk; empty while there is room."""
+        """Why puts are refused since SQLite found no room; empty while there is."""
+        self.used = 0
+        """Bytes of the file's pages in use; counted only where there is a maxBytes."""
         self.missing = 0
         """Events that salvage could not read, since the file was created."""
         self.users = 0
@@ -88,6 +97,12 @@ class Store:
         self._flush: asyncio.TimerHandle | None = None
         self._chains: dict[bytes, tuple[bytes, int]] = {}
         self._space_checked = 0.0
+        self._short = False
+        """A put was refused for minimumRequiredSpace since the last rest."""
+        self._reserved = 0
+        """Bytes of the reserve."""
+        self._full_said = 0.0
+        self._full_logged = False
         self._rested = time.monotonic()
         self._began = 0.0
         self._taken: list[_Job] = []
@@ -141,22 +156,24 @@ class Store:
         try:
             db = self._database()
         except (Damaged, sqlite3.DatabaseError) as error:
+            if _is(error, sqlite3.SQLITE_FULL):
+                raise ChannelError(f"can't open the store {self.path}: {_no_room(self.folder)}") from error
             if isinstance(error, sqlite3.OperationalError) and not _is(error, sqlite3.SQLITE_CORRUPT):
                 raise ChannelError(f"can't open the store {self.path}: {error}") from error
             self._report(_salvage(self.path, str(error)))
             db = self._database()
         try:
             db.start()
-            self._make_reserve()
         except sqlite3.OperationalError as error:
             if not _is(error, sqlite3.SQLITE_FULL):
                 raise
-            # A full disk keeps nobody from draining: give the reserve up and begin again.
-            db.close()
-            self.reserve.unlink(missing_ok=True)
-            db = self._database()
-            db.start()
-            self.full = _no_room(self.folder)
+            # A full disk keeps nobody from draining: the opening's row is kept as soon as there is room.
+            self._give_reserve_up()
+            self._say_full(_no_room(self.folder))
+        else:
+            if not self._make_reserve():
+                self._say_full(_no_room(self.folder))
+        self._count_used(db)
         return db
 
     def _database(self) -> Database:
@@ -176,6 +193,7 @@ class Store:
         if name not in self.queues:
             state, end = await self.call(lambda db: db.channel(name))
             self.queues[name] = ChannelQueue(state, end)
+            self.queues[name].receipt = self.db.receipts.get(state.id)
             if self.queues[name].depth:
                 await self.load(self.queues[name])
         return self.queues[name]
@@ -218,7 +236,7 @@ class Store:
         with self._dirty_lock:
             self._dirty[channel.id] = snapshot
             if receipt is not None:
-                self._receipts[channel.id] = receipt
+                self._receipts[channel.id] = channel.receipt = receipt
         if self._flush is None and not self.failed:
             self._flush = self._loop.call_later(FLUSH_SECONDS, self._flush_now)
 
@@ -228,7 +246,7 @@ class Store:
 
     def receipt(self, channel: ChannelQueue) -> bytes | None:
         """The receipt kept with a channel's cursor."""
-        return self._receipts.get(channel.id) or self.db.receipts.get(channel.id)
+        return channel.receipt
 
     def chain(self, segments: list[Segment]) -> tuple[bytes, int] | None:
         """For an audit: the origin before that of these events, and its last number."""
@@ -246,15 +264,16 @@ class Store:
         now = time.monotonic()
         if now - self._space_checked < 1.0:
             return ""
-        stat = os.statvfs(self.folder)
+        disk = _disk(self.folder)
         required = self.options.required_space
         if required is None:
-            required = min(500 << 20, stat.f_blocks * stat.f_frsize // 20)
-        if stat.f_bavail * stat.f_frsize >= required:
+            required = min(500 << 20, disk.size // 20)
+        if disk.free >= required:
             self._space_checked = now
             return ""
+        self._short = True  # and the file gives its free pages back
         return (
-            f"less than {required >> 20} MiB are free on the disk of {self.folder} (minimumRequiredSpace): "
+            f"less than {_bytes(required)} are free on the disk of {self.folder} (minimumRequiredSpace): "
             "free some, or set that key lower"
         )
 
@@ -317,8 +336,11 @@ class Store:
             except sqlite3.OperationalError as error:
                 if not _is(error, sqlite3.SQLITE_FULL):
                     raise
-                self._disk_full(cursors, receipts)
+                self._disk_full(cursors, receipts, sum(_size(request) for request in requests))
                 outcome += [(job, ChannelFull(self.full)) for job in group]
+            self._count_used(self.db)
+            if self._reserved < self._wal_size() and not self.full and not self._make_reserve():
+                self._say_full(_no_room(self.folder))
         if outcome or rows:
             self._post(self._committed, outcome, rows)
 
@@ -377,59 +399,103 @@ class Store:
 
     # ---- a full disk
 
-    def _reserve_size(self) -> int:
-        """The WAL's high-water mark: less would not let an acknowledgement through."""
-        try:
-            wal = self.path.with_name(self.path.name + "-wal").stat().st_size
-        except FileNotFoundError:
-            wal = 0
-        return max(wal, 2 * WAL_PAGES * schema.PAGE_SIZE)
+    def _reserve_floor(self) -> int:
+        return min(2 * WAL_PAGES * schema.PAGE_SIZE, _disk(self.folder).size // RESERVE_SHARE)
 
-    def _make_reserve(self) -> None:
-        size = self._reserve_size()
-        fd = os.open(self.reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(fd, 0, size)
-        except OSError:
-            os.truncate(fd, 0)
-            self.full = _no_room(self.folder)
-        finally:
-            os.close(fd)
+    def _wal_size(self) -> int:
+        return _file_size(self.path.with_name(self.path.name + "-wal"))
 
-    def _disk_full(self, cursors: Mapping[int, CursorState], receipts: Mapping[int, bytes]) -> None:
-        """Refuse puts, free the reserve, checkpoint, and get the acknowledgements written."""
-        if not self.full:
-            log.error("%s; draining and acknowledgements go on", _no_room(self.folder))
-        self.full = _no_room(self.folder)
+    def _make_reserve(self) -> bool:
+        """Build it, or let it grow with the WAL; False, and what there is stays, if the disk has no room.
+
+        It is as large as the WAL was after any commit: a checkpoint, which lets acknowledgements use the WAL from its
+        start again, may have to add all of that to the file.
+        """
+        size = max(self._reserve_floor(), -(-self._wal_size() // RESERVE_STEP) * RESERVE_STEP)
+        try:
+            fd = os.open(self.reserve, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, size)
+                self._reserved = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        return True
+
+    def _give_reserve_up(self) -> None:
+        self._reserved = 0
         if self.reserve.exists():
             os.truncate(self.reserve, 0)
+
+    def _disk_full(self, cursors: Mapping[int, CursorState], receipts: Mapping[int, bytes], asked: int) -> None:
+        """Refuse puts, free the reserve, checkpoint, and get the acknowledgements written. `asked`: bytes of puts."""
+        limit = self.options.max_bytes
+        if limit and self.used + 2 * asked > limit:
+            self._say_full(f"the store {self.folder} holds its maxBytes of {limit}")
+        else:
+            self._say_full(_no_room(self.folder))
+            self._give_reserve_up()
         try:
             self.db.checkpoint()
             self.db.apply([], cursors, receipts)
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
+            if not _is(error, sqlite3.SQLITE_FULL):
+                raise
             # Not even that: they wait in memory for the next try.
             with self._dirty_lock:
                 self._dirty = {**cursors, **self._dirty}
                 self._receipts = {**receipts, **self._receipts}
 
+    def _say_full(self, reason: str) -> None:
+        now = time.monotonic()
+        if not self.full and (not self._full_said or now - self._full_said > SAY_SECONDS):
+            self._full_said, self._full_logged = now, True
+            log.error("%s; draining and acknowledgements go on", reason)
+        self.full = reason
+
     def _rest(self) -> None:
         """Once a second: try to end a full disk; give free pages back when there is nothing else to do."""
         self._rested = time.monotonic()
+        short, self._short = self._short, False
         try:
-            if self.full or (self._jobs.empty() and self._guarded(self.db.free_pages) > VACUUM_PAGES):
-                self._guarded(self._shrink)
+            if self.full:
+                self._guarded(self.db.checkpoint)
+                self._commit([])  # acknowledgements that found no room
+            if self.full or short or (self._jobs.empty() and self._guarded(self.db.free_pages) > VACUUM_PAGES):
+                self._guarded(lambda: self._shrink("TRUNCATE" if short else "PASSIVE"))
+            if self.full:
+                self._end_full()
         except sqlite3.OperationalError as error:
+            if not _is(error, sqlite3.SQLITE_FULL):
+                raise
             log.debug("can't give free pages back now: %s", error)
-        if self.full:
-            self.full = ""
-            self._make_reserve()
-            if not self.full:
-                log.info("the disk of %s has room again: taking in", self.folder)
 
-    def _shrink(self) -> None:
+    def _shrink(self, mode: str) -> None:
         while self._jobs.empty() and self.db.vacuum(VACUUM_STEP):
             pass
-        self.db.checkpoint("TRUNCATE" if self.full else "PASSIVE")
+        self.db.checkpoint(mode)
+
+    def _end_full(self) -> None:
+        """Take in again if the reserve stands and as much again is free. The WAL lends its room, if that will do: until
+        then it keeps what it has, for the acknowledgements."""
+        disk = _disk(self.folder)
+        self._count_used(self.db)
+        room = disk.free + self._wal_size() + self._reserved
+        if room < 2 * self._reserve_floor() or self.used > self.options.max_bytes:
+            return
+        self._guarded(lambda: self.db.checkpoint("TRUNCATE"))
+        if self._make_reserve():
+            self.full = ""
+            if self._full_logged:
+                self._full_logged = False
+                log.info("the store %s has room again: taking in", self.folder)
+
+    def _count_used(self, db: Database) -> None:
+        if self.options.max_bytes:
+            self.used = db.used_bytes()
 
     # ---- back on the loop
 
@@ -575,6 +641,29 @@ def _resume(path: Path) -> None:
     from agent.store.salvage import resume
 
     resume(path)
+
+
+class _Disk(NamedTuple):
+    """Of a file system, in bytes; `free` for who isn't root."""
+
+    size: int
+    free: int
+
+
+def _disk(folder: Path) -> _Disk:
+    stat = os.statvfs(folder)
+    return _Disk(stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _bytes(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 10 << 20 else f"{count >> 10} KiB"
 
 
 def _nothing(db: Database) -> None:

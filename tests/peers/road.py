@@ -125,7 +125,7 @@ class Road:
         for path in sorted((self.folder / name / "avro").rglob("*")):
             if path.is_file() and not path.name.startswith((".", "_")) and path.stat().st_size:
                 with path.open("rb") as file:
-                    found += [(e["headers"]["topic"], e["body"].decode()) for e in _reader(file)]
+                    found += [(e["headers"].get("topic", ""), e["body"].decode()) for e in _reader(file)]
         return found
 
     def settle(self, sent: Counter[Reading], seconds: float = 60) -> None:
