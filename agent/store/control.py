@@ -1,7 +1,7 @@
 """Commands to a store: `ask(folder, command, ...)`.
 
 The agent that holds a store answers on a Unix socket in its folder (mode 0600): one line of JSON to it, one back. Where
-nobody holds it the command takes the lock and opens the file itself, without beginning an opening.
+nobody holds it the command takes the lock and opens the file itself; only a replay begins an opening.
 
 | command | arguments | answer |
 |---|---|---|

@@ -650,11 +650,15 @@ class Database:
 
         Returns the new rows. What a source buried before it was an event stays.
         """
+        if not self.origin:
+            self.start()  # by command, without an agent: the rows need an origin of their own
         names = {c.name: c.id for c in self.channels.values()}
         work = Work(self.position)
         self.version += 1
         gone = 0
         with self._transaction():
+            if self._opening_due:
+                self._keep_opening()
             for letter in self.letters():
                 target = names.get(letter[1])
                 if (ids is not None and letter[0] not in ids) or target is None or letter[2]:
@@ -665,6 +669,7 @@ class Database:
                 self.conn.execute("DELETE FROM dead_letter WHERE id=?", (letter[0],))
                 gone += len(letter[7])
             channels = self._move({}, work)
+        self._opening_due = False
         self.position = work.position
         self.channels.update(channels)
         self.letter_bytes -= gone

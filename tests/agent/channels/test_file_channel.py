@@ -403,6 +403,23 @@ def test_a_dead_letter_is_stepped_over_and_replayed_under_its_old_identity(tmp_p
     run(test)
 
 
+def test_a_replay_without_an_agent_numbers_under_an_origin_of_its_own(tmp_path: Path) -> None:
+    """Stores that are replayed by command must not share a stream at their receiver."""
+
+    async def test() -> None:
+        async with opened(tmp_path) as (channel,):
+            await channel.put(batch("bad"))
+            await (await channel.take(1)).bury("too large")
+        assert await control.ask(tmp_path, "replay", ids=None) == {"count": 1}
+        async with opened(tmp_path) as (channel,):
+            async with await channel.take(10) as take:
+                assert bodies(take) == ["bad"]
+                assert take.batch.transit and len(take.batch.transit.origin) == 16
+                assert take.batch.transit.numbers == ((1, 1),)
+
+    run(test)
+
+
 def test_full_dead_letters_hold_the_channel(tmp_path: Path) -> None:
     """Above deadLetter.maxBytes an event is not buried but stays at the head."""
 
