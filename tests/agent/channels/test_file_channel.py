@@ -411,11 +411,10 @@ def test_a_replay_without_an_agent_numbers_under_an_origin_of_its_own(tmp_path: 
             await channel.put(batch("bad"))
             await (await channel.take(1)).bury("too large")
         assert await control.ask(tmp_path, "replay", ids=None) == {"count": 1}
-        async with opened(tmp_path) as (channel,):
-            async with await channel.take(10) as take:
-                assert bodies(take) == ["bad"]
-                assert take.batch.transit and len(take.batch.transit.origin) == 16
-                assert take.batch.transit.numbers == ((1, 1),)
+        async with opened(tmp_path) as (channel,), await channel.take(10) as take:
+            assert bodies(take) == ["bad"]
+            assert take.batch.transit and len(take.batch.transit.origin) == 16
+            assert take.batch.transit.numbers == ((1, 1),)
 
     run(test)
 
