@@ -232,7 +232,8 @@ def test_several_sends_are_open_at_once() -> None:
     sink = Scripted(lambda names: gate.wait(), in_flight=3)
     sink.batch_size = 1
     run(sink, steps)
-    assert sink.arrived == [str(i) for i in range(10)]
+    assert sink.sends == [[str(i)] for i in range(10)]
+    assert sorted(sink.arrived) == [str(i) for i in range(10)]
 
 
 def test_sends_are_committed_as_they_are_answered() -> None:
@@ -335,7 +336,8 @@ def test_a_sink_may_raise_its_in_flight_later() -> None:
     sink = Scripted(reply)
     sink.batch_size = 1
     run(sink, steps)
-    assert sink.arrived == [str(i) for i in range(6)]
+    assert sink.sends == [[str(i)] for i in range(6)]
+    assert sorted(sink.arrived) == [str(i) for i in range(6)]
 
 
 @pytest.mark.parametrize("in_flight", [1, 3])
