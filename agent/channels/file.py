@@ -183,13 +183,12 @@ class FileChannel(Channel):
                     mask = sum({1 << channel.queue.id for channel in channels})
                     parts.append(Part(mask, put.batch.block, put.batch.count, put.batch.transit, put.batch.identity))
             source, values = marks if marks else ("", None)
-            future = self.store.put(PutRequest(parts, source, values))
+            # Once the writer has it, whoever waits may go: the room is given back when it is decided.
+            future = self.store.put(PutRequest(parts, source, values), lambda: _release(reserved))
         except BaseException:
             _release(reserved)
             raise
-        # The writer has it: whoever waits may go, the room is given back when it is decided.
-        future.add_done_callback(lambda _: _release(reserved))
-        stored, repeats = await asyncio.shield(future)
+        stored, repeats = await future
         for channel, count in reserved:
             channel.counter.EventPutSuccessCount += count
         return Kept(stored, repeats)
@@ -338,12 +337,16 @@ class FileChannel(Channel):
     # ---- waiting
 
     async def _wait(self, waiters: set[asyncio.Future[None]], seconds: float | None = None) -> None:
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
         waiters.add(future)
+        timer = None if seconds is None else loop.call_later(seconds, _set_all, {future})
         try:
-            await asyncio.wait([future], timeout=seconds)
+            await future
         finally:
             waiters.discard(future)
+            if timer:
+                timer.cancel()
 
     def _wake(self) -> None:
         _set_all(self._data)

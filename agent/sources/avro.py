@@ -211,7 +211,6 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
             self.unkept += len(call.block)
             task = self.source.loop.create_task(self._keep(call, batch), name="avro call")
             self.calls[task] = None
-            task.add_done_callback(self._landed)
 
     # -- keep
 
@@ -235,9 +234,13 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
             counter.AppendBatchAcceptedCount += not call.single
             counter.repeats += kept.repeats
             self._write(self.wire.answer(call, OK, self.source.told(kept)))
-        self.unkept -= len(call.block)
+        self._landed(call)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _landed(self, call: Call) -> None:
+        """Not by a callback of the task: that would cost each call a turn of the loop."""
+        self.unkept -= len(call.block)
+        task = asyncio.current_task()
+        assert task
         del self.calls[task]
         self.resume()
 
@@ -280,7 +283,11 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
     # -- out
 
     def _write(self, parts: list[bytes]) -> None:
-        """Answers of one turn of the event loop leave together."""
+        """Answers of one turn of the event loop leave together, if there may be several."""
+        if len(self.calls) == 1 and not self.out:
+            if not self.transport.is_closing():
+                self.transport.write(b"".join(parts))
+            return
         if not self.out:
             self.source.loop.call_soon(self._flush)
         self.out += parts

@@ -68,6 +68,8 @@ class _Job(NamedTuple):
     future: asyncio.Future[Any] | None
     then: Callable[[Any], None] | None = None
     """Called on the loop with the answer, in the writer's order."""
+    decided: Callable[[], None] | None = None
+    """Called on the loop in any case, also when nobody waits any more."""
 
 
 class Store:
@@ -200,14 +202,17 @@ class Store:
 
     # ---- what channels ask for (on the loop)
 
-    def put(self, request: PutRequest) -> asyncio.Future[Kept]:
-        """Hand a put to the writer; the future is set once its commit is on the device. Not to be cancelled."""
+    def put(self, request: PutRequest, decided: Callable[[], None] | None = None) -> asyncio.Future[Kept]:
+        """Hand a put to the writer; the future is set once its commit is on the device.
+
+        Cancelling the future calls nothing off; `decided` is called when the put is kept or has failed.
+        """
         if self.failed:
             raise self.failed
         reason = self.full or self._no_space()
         if reason:
             raise ChannelFull(reason)
-        return self._submit(request)
+        return self._submit(request, None, decided)
 
     def bury(self, request: BuryRequest) -> asyncio.Future[Kept]:
         """Keep dead letters; done even when the disk refuses puts, as long as there is any room."""
@@ -224,10 +229,13 @@ class Store:
         return self._submit(work, then)
 
     def _submit(
-        self, work: Request | Callable[[Database], Any], then: Callable[[Any], None] | None = None
+        self,
+        work: Request | Callable[[Database], Any],
+        then: Callable[[Any], None] | None = None,
+        decided: Callable[[], None] | None = None,
     ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._jobs.put(_Job(work, future, then))
+        self._jobs.put(_Job(work, future, then, decided))
         return future
 
     def moved(self, channel: ChannelQueue, receipt: bytes | None = None) -> None:
@@ -522,6 +530,8 @@ class Store:
                 self.on_rows[name]()
 
     def _answered(self, job: _Job, answer: Any) -> None:
+        if job.decided:
+            job.decided()
         if job.future is None or job.future.done():
             return
         if isinstance(answer, Exception):
