@@ -50,7 +50,7 @@ def _bounded(item: pytest.Item) -> Iterator[Any]:
         pytest.fail(f"longer than {seconds} s (the limit of a test; @pytest.mark.limit sets another)")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 5)  # again and again: a background task may swallow the first
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again and again: a background task may swallow the first
     try:
         return (yield)
     finally:
