@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.bench.machine import cpu_seconds
+from tests.bench.machine import cpu_seconds, interpreter
 from tests.peers.flume import Flume
 from tests.peers.harness import ROOT, Program, free_port, http_get, wait_until
 
@@ -59,9 +59,16 @@ def agent_text(port: int, channel: str, folder: Path, sink: str) -> str:
     return AGENT.format(port=port, channel=channel, places=places, sink=sink)
 
 
-def start_headrace(package: str, conf: str, folder: Path, wrap: Sequence[str] = ()) -> Program:
-    """One of our programs, not started yet."""
-    return Program(package, conf, folder, env=PYTHON_ENV, name=folder.name, wrap=wrap)
+class Measured(Program):
+    """One of our programs, with the Python that is to be measured."""
+
+    def command(self) -> list[str]:
+        return [interpreter() if part == sys.executable else part for part in super().command()]
+
+
+def headrace(package: str, conf: str, folder: Path, wrap: Sequence[str] = ()) -> Program:
+    """Not started yet."""
+    return Measured(package, conf, folder, env=PYTHON_ENV, name=folder.name, wrap=wrap)
 
 
 def taken(server: Program | Flume) -> int:
@@ -85,7 +92,7 @@ class Load:
         keys = {"port": port, **vars(self)}
         args = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
         done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.driver", *args],
+            [interpreter(), "-m", "tests.bench.driver", *args],
             cwd=ROOT, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -142,7 +149,7 @@ class Chain:
         if self.who == "flume":
             return Flume(text, folder, heap=self.heap, name=f"flume-{role}")
         package, wrap = ("edge", self.wrap) if role == "collector" else ("aggregator", ())
-        return start_headrace(package, text, folder, wrap)
+        return headrace(package, text, folder, wrap)
 
     def __exit__(self, *_: object) -> None:
         self._open.close()

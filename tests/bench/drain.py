@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from agent.store.store import Options, Store
-from tests.bench.chain import AVRO_OUT, NULL, WAIT_SECONDS, Load, agent_text, start_headrace, taken
+from tests.bench.chain import AVRO_OUT, NULL, WAIT_SECONDS, Load, agent_text, headrace, taken
 from tests.bench.figure import Figure, Say, Target, middle
 from tests.peers.harness import free_port, wait_until
 
@@ -42,7 +42,7 @@ def _fill(folder: Path, say: Say) -> None:
     """Nobody listens where its sink sends."""
     port = free_port()
     conf = _text(port, folder, AVRO_OUT.format(port=free_port(), batch=100))
-    with start_headrace("edge", conf, folder):
+    with headrace("edge", conf, folder):
         sent = Load(EVENTS)(port)
         say(f"drain: a store of {EVENTS:,} events filled in {sent['seconds']:.0f} s")
 
@@ -59,7 +59,7 @@ async def _open(folder: Path) -> float:
 
 
 def _drain(folder: Path) -> float:
-    server = start_headrace("edge", _text(free_port(), folder, NULL.format(batch=100)), folder)
+    server = headrace("edge", _text(free_port(), folder, NULL.format(batch=100)), folder)
     began = time.monotonic()
     with server:
         wait_until(lambda: taken(server) >= EVENTS, WAIT_SECONDS, "the store is empty")

@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench.chain import WAIT_SECONDS, Chain, Load, start_headrace
+from tests.bench.chain import WAIT_SECONDS, Chain, Load, headrace
 from tests.bench.figure import Figure, Say, Target, middle
 from tests.peers.flume import Flume
 from tests.peers.harness import Program, free_port
@@ -57,7 +57,7 @@ def first_event(folder: Path, runs: int, flume: bool, say: Say) -> list[Figure]:
         for who, times in found.items():
             port = free_port()
             text, home = NETCAT.format(port=port), folder / f"{who}-{turn}"
-            server = Flume(text, home) if who == "flume" else start_headrace("edge", text, home)
+            server = Flume(text, home) if who == "flume" else headrace("edge", text, home)
             seconds = _until_ok(server, port)
             say(f"start to first event: {who} {seconds:.3f} s{'' if turn else ', not counted'}")
             if turn:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import sqlite3
+import subprocess
+import sys
+import sysconfig
+from functools import cache
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -32,6 +35,26 @@ def sectors_written(device: str) -> int:
     return int(Path(f"/sys/block/{device}/stat").read_text().split()[6])
 
 
+@cache
+def interpreter() -> str:
+    """The Python that our programs and the driver run with: `BENCH_PYTHON`, else this one, unless it was built without
+    optimisation (a quarter slower) and the distribution's is there."""
+    given = os.environ.get("BENCH_PYTHON")
+    plain = "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    system = Path("/usr/bin/python3")
+    if not given and plain and system.exists() and _ask(system, "sys.version_info >= (3, 11)") == "True":
+        given = str(system)
+    return given or sys.executable
+
+
+def _ask(python: str | Path, what: str) -> str:
+    """The value of an expression there."""
+    done = subprocess.run(
+        [python, "-c", f"import platform, sqlite3, sys; print({what})"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip()
+
+
 def cores() -> list[int]:
     """The cores this process may run on."""
     return sorted(os.sched_getaffinity(0))
@@ -50,6 +73,7 @@ def description() -> list[str]:
     return [
         f"CPU: {model}, {len(cores())} cores used",
         f"kernel: {platform.release()}",
-        f"Python: {platform.python_version()}, SQLite: {sqlite3.sqlite_version}",
+        f"Python: {_ask(interpreter(), 'platform.python_version()')} ({interpreter()}), "
+        f"SQLite: {_ask(interpreter(), 'sqlite3.sqlite_version')}",
         f"date: {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
     ]

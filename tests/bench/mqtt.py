@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.chain import PYTHON_ENV, WAIT_SECONDS
+from tests.bench.chain import WAIT_SECONDS, headrace
 from tests.bench.figure import Figure, Say, Target, middle
-from tests.bench.machine import cores, cpu_seconds
+from tests.bench.machine import cores, cpu_seconds, interpreter
 from tests.needs import find
 from tests.peers.harness import ROOT, Program, progress, wait_until
 from tests.peers.mosquitto import Mosquitto
@@ -68,7 +67,7 @@ def measure(folder: Path, runs: int, flume: bool, say: Say) -> list[Figure]:
     broker.core = core
     with broker:
         text = CONF.format(url=broker.url, folder=folder / "collector")
-        collector = Program("edge", text, folder / "collector", env=PYTHON_ENV, name="collector", wrap=_pinned(other))
+        collector = headrace("edge", text, folder / "collector", _pinned(other))
         with collector:
             _through(collector, broker, core, 10_000)
             found = []
@@ -94,7 +93,7 @@ def _through(collector: Program, broker: Mosquitto, core: int, each: int) -> tup
     total = PUBLISHERS * each
     goal = collector.count("SINK.out", "EventDrainSuccessCount") + total
     before = [cpu_seconds(collector.pid), cpu_seconds(broker.pid), _children()]
-    command = [sys.executable, "-m", "tests.bench.publisher", "--port", str(broker.port), "--count", str(each)]
+    command = [interpreter(), "-m", "tests.bench.publisher", "--port", str(broker.port), "--count", str(each)]
     progress("publishing")
     publishers = [
         subprocess.Popen(
