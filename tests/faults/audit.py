@@ -1,0 +1,119 @@
+"""Counts what the outputs really hold against what was acknowledged, by identity and by content.
+
+A reading that its sender was told is kept must be in the table once and in the Avro files once. Identity (origin,
+number) is in both, and must name the same events in both; content (topic and body) says that each reading was stored
+under one identity only.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import fastavro
+
+Reading = tuple[str, str]
+"""(topic, body)."""
+
+
+class Stored(NamedTuple):
+    """An event of an output."""
+
+    origin: str
+    number: int
+    topic: str
+    body: str
+
+    @property
+    def reading(self) -> Reading:
+        return self.topic, self.body
+
+
+def of_table(file: Path) -> list[Stored]:
+    """Every row of the table `events`; none while there is no file."""
+    if not file.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=20)) as database:
+        rows = database.execute("SELECT origin, number, coalesce(topic, ''), body FROM events")
+        return [Stored(*row[:3], _text(row[3])) for row in rows]
+
+
+def of_files(folder: Path) -> list[Stored]:
+    """Every event of the Avro files below a folder."""
+    found = []
+    for file in sorted(folder.rglob("*.avro")):
+        with file.open("rb") as content:
+            if file.stat().st_size == 0:
+                continue
+            for event in fastavro.reader(content):
+                headers = event["headers"]
+                found.append(
+                    Stored(
+                        headers["headrace.origin"],
+                        int(headers["headrace.number"]),
+                        headers.get("topic", ""),
+                        _text(event["body"]),
+                    )
+                )
+    return found
+
+
+def _text(body: bytes | str) -> str:
+    return body if isinstance(body, str) else body.decode()
+
+
+class Sent:
+    """What senders were told is kept, and what they were told nothing about (it may be there, once)."""
+
+    def __init__(self) -> None:
+        self.kept: Counter[Reading] = Counter()
+        self.open: Counter[Reading] = Counter()
+
+    def __len__(self) -> int:
+        return self.kept.total()
+
+
+class Audit(NamedTuple):
+    """The verdict on one output. `ok` when nothing is missing, twice, or of nobody."""
+
+    output: str
+    missing: Counter[Reading]
+    twice: Counter[Reading]
+    identities_twice: list[tuple[str, int]]
+
+    @property
+    def ok(self) -> bool:
+        return not (self.missing or self.twice or self.identities_twice)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.output}: {self.missing.total()} missing {_some(self.missing)}, "
+            f"{self.twice.total()} twice {_some(self.twice)}, "
+            f"{len(self.identities_twice)} identities twice {self.identities_twice[:5]}"
+        )
+
+
+def audit(output: str, sent: Sent, stored: Iterable[Stored]) -> Audit:
+    """What is missing of `sent.kept`, and what is there more often than it was sent."""
+    stored = list(stored)
+    found = Counter(event.reading for event in stored)
+    names = Counter((event.origin, event.number) for event in stored)
+    return Audit(
+        output,
+        sent.kept - found,
+        found - sent.kept - sent.open,
+        [identity for identity, count in names.items() if count > 1],
+    )
+
+
+def same_identities(table: Iterable[Stored], files: Iterable[Stored]) -> bool:
+    """Whether both outputs hold the same events under the same names."""
+    return sorted(table) == sorted(files)
+
+
+def _some(readings: Counter[Reading]) -> str:
+    return str(list(readings)[:5])
