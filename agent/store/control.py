@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.avro import record
 from agent.errors import AgentError, ChannelError
-from agent.store.database import Database
+from agent.store.database import Damaged, Database
 from agent.store.lock import StoreLock
 
 if TYPE_CHECKING:
@@ -130,7 +130,10 @@ def _alone(folder: Path, command: str, arguments: Answer) -> Answer:
         raise ChannelError(f"{folder} holds no store (no headrace.db)")
     lock = StoreLock(folder / "headrace.lock")
     try:
-        db = Database(path)
+        try:
+            db = Database(path)
+        except Damaged as error:
+            raise ChannelError(f"{path} is damaged ({error}): start its agent, which saves what is readable") from None
         try:
             return _with(db, command, arguments)
         finally:

@@ -161,6 +161,14 @@ def _is_nothing(path: Path) -> bool:
     return path.stat().st_size == 0 and not (wal.exists() and wal.stat().st_size)
 
 
+def _wal_damage(path: Path) -> str:
+    if not path.with_name(path.name + "-wal").exists():
+        return ""
+    from agent.store.pages import wal_damage  # only after a kill
+
+    return wal_damage(path)
+
+
 def sync_folder(path: Path) -> None:
     """Make names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -177,6 +185,9 @@ class Database:
         self.path, self.letter_limit = path, letter_limit
         if not path.exists() or _is_nothing(path):
             create(path)
+        if damage := _wal_damage(path):
+            # Before SQLite sees it: it would write over what it doesn't believe.
+            raise Damaged(damage)
         # Cached statements must outnumber the kinds of statement used; autocommit, because BEGIN is ours.
         self.conn = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
         try:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ from agent.store.schema import PAGE_SIZE
 
 MAGIC = b"SQLite format 3\0"
 WAL_MAGIC = 0x377F0682
+NO_COMMIT = bytes(4)
 LEAF = 0x0D
 CHUNK = 1 << 20
 HEADER_LIMIT = 39
@@ -81,6 +83,8 @@ class Pages:
         if wal.exists():
             self._fds.append(os.open(wal, os.O_RDONLY | os.O_CLOEXEC))
         self.size = self._page_size()
+        self.damaged = ""
+        """What is wrong with the WAL, beyond a torn end."""
         self._in_file = os.fstat(self._fds[0]).st_size // self.size
         self.frames = self._committed() if len(self._fds) > 1 else []
         self._overlay = dict(self.frames)
@@ -139,27 +143,49 @@ class Pages:
         return b"".join(page.ljust(self.size, b"\0") for page in pages)
 
     def _committed(self) -> list[tuple[int, int]]:
-        """(page number, offset of the page in the WAL) of each frame up to the last intact commit, in order."""
+        """(page number, offset of the page in the WAL) of each committed frame, in order.
+
+        SQLite ends a WAL at the first frame whose checksum doesn't fit. That is right for a torn one, which only the
+        last transaction can have, since each is synced before the next begins. So if anything follows the end of that
+        transaction, the WAL is `damaged`, and everything up to its last commit is returned, proven or not.
+        """
         head = self._read(1, 0, 32)
-        if len(head) < 32:
+        size = 24 + self.size
+        headers = [self._read(1, at, 24) for at in range(32, os.fstat(self._fds[1]).st_size - size + 1, size)]
+        if len(head) < 32 or not headers:
             return []
+        proven = self._proven(head, headers)
+        if proven < 0:
+            self.damaged = "the header of its WAL does not fit"
+            generations = Counter(frame[8:16] for frame in headers)
+            mine = [i for i, frame in enumerate(headers) if generations[frame[8:16]] > 1]
+            mine.sort(key=lambda i: headers[i][8:12])  # the first salt counts how often the WAL began anew
+        else:
+            mine = [i for i, frame in enumerate(headers) if frame[8:16] == head[16:24]]
+            torn = next((i for i in mine if i >= proven and headers[i][4:8] != NO_COMMIT), len(headers))
+            if mine and mine[-1] > torn:
+                self.damaged = f"the checksum of frame {proven + 1} of its WAL does not fit"
+            else:
+                mine = mine[:proven]
+        while mine and headers[mine[-1]][4:8] == NO_COMMIT:
+            del mine[-1]
+        return [(number, 56 + i * size) for i in mine if (number := int.from_bytes(headers[i][:4], "big"))]
+
+    def _proven(self, head: bytes, headers: list[bytes]) -> int:
+        """How many frames from the first on have fitting checksums; -1 if the WAL's header hasn't."""
         magic, _, size, _, salts, sums = struct.unpack(">4I8s8s", head)
         order = ">" if magic & 1 else "<"
         summed = _checksum(head[:24], order, (0, 0))
         if magic & ~1 != WAL_MAGIC or size != self.size or sums != struct.pack(">2I", *summed):
-            return []
-        frames: list[tuple[int, int]] = []
-        committed, at = 0, 32
-        while len(frame := self._read(1, at, 24 + self.size)) == 24 + self.size:
-            number, commit = struct.unpack_from(">2I", frame)
-            summed = _checksum(frame[24:], order, _checksum(frame[:8], order, summed))
-            if frame[8:16] != salts or frame[16:24] != struct.pack(">2I", *summed):
-                break
-            frames.append((number, at + 24))
-            at += len(frame)
-            if commit:
-                committed = len(frames)
-        return frames[:committed]
+            return -1
+        for i, frame in enumerate(headers):
+            page = self._read(1, 32 + i * (24 + self.size) + 24, self.size)
+            if frame[8:16] != salts or len(page) < self.size:
+                return i
+            summed = _checksum(page, order, _checksum(frame[:8], order, summed))
+            if frame[16:24] != struct.pack(">2I", *summed):
+                return i
+        return len(headers)
 
     def payload(self, cell: Cell) -> bytes | None:
         """A record with what lies in overflow pages; None if the chain breaks."""
@@ -187,6 +213,16 @@ def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]
         a = (a + word + b) & 0xFFFFFFFF
         b = (b + next(words) + a) & 0xFFFFFFFF
     return a, b
+
+
+def wal_damage(path: Path) -> str:
+    """What is wrong with the WAL of the database at `path`; SQLite would go on without what comes after it."""
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists() or not wal.stat().st_size:
+        return ""
+    pages = Pages(path)
+    pages.close()
+    return pages.damaged
 
 
 def cells(page: bytes) -> Iterator[Cell]:
