@@ -88,7 +88,11 @@ def _create(on: str, leg: str) -> list[Step]:
         ("channel", f"{DATABASE}:Database._add_channel", ""),
         ("channel's commit", f"{SQL}COMMIT", f"{DATABASE}:Database._add_channel"),
     )
-    return [Step(f"create {name} {on}", target, on, since, legs=(leg,), state="new") for name, target, since in steps]
+    ends = ("rename", "folder", "opening's commit", "channel's commit")
+    return [
+        Step(f"create {name} {on}", target, on, since, 1, (leg,), "mqtt", "new", "", AROUND if name in ends else BEFORE)
+        for name, target, since in steps
+    ]
 
 
 def _salvage(on: str, leg: str) -> list[Step]:
@@ -113,15 +117,8 @@ def _salvage(on: str, leg: str) -> list[Step]:
     )
     return [
         Step(
-            f"salvage {name} {on}",
-            target,
-            on,
-            since,
-            hit,
-            legs=(leg,),
-            state="damaged",
-            when=AROUND if name == "folder 5" else BEFORE,
-        )  # fmt: skip
+            f"salvage {name} {on}", target, on, since, hit, (leg,), "mqtt", "damaged", "", BEFORE if hit < 3 else AROUND
+        )
         for name, target, since, hit in steps
     ]
 
@@ -130,6 +127,7 @@ C, A = "collector", "aggregator"
 MARKED, NUMBERED = f"{SQL}INSERT OR REPLACE INTO mark", f"{SQL}INSERT OR REPLACE INTO stream"
 SYNCED = "files sync:after"
 
+# fmt: off
 STEPS = [
     # put: at the collector by either input, at the aggregator by either leg
     *_put(C, ""),
@@ -142,12 +140,25 @@ STEPS = [
     Step("puback made", "agent.mqtt.packet:pubacks", C),
     Step("puback leaves", "agent.mqtt.connection:Connection.ping", C, "agent.mqtt.packet:pubacks", when=AROUND),
     Step("puback read", "agent.mqtt.window:Window.answered", C, "agent.mqtt.window:Window.acknowledged", when=AROUND),
-    Step("ok leaves", "agent.sources.avro:AvroPeer._flush", C, "agent.sources.avro:AvroPeer._keep", by="avro", when=AROUND),
+    Step(
+        "ok leaves",
+        "agent.sources.avro:AvroPeer._flush",
+        C,
+        "agent.sources.avro:AvroPeer._keep",
+        by="avro",
+        when=AROUND,
+    ),
     Step("netcat ok leaves", "agent.sources.netcat:Client._answer", C, by="netcat", when=AROUND),
     # receive: the receiver's side of the forward leg
     Step("receive made", "agent.avro.connection:ServerConnection.answer", A, legs=("avro",)),
-    Step("receive answer leaves", "agent.sources.avro:AvroPeer._flush", A, "agent.sources.avro:AvroPeer._keep",
-         legs=("avro",), when=AROUND),
+    Step(
+        "receive answer leaves",
+        "agent.sources.avro:AvroPeer._flush",
+        A,
+        "agent.sources.avro:AvroPeer._keep",
+        legs=("avro",),
+        when=AROUND,
+    ),
     Step("receive unpacked", "agent.mqtt.leg:unpack", A, legs=("mqtt",)),
     Step("receive confirms", "agent.sources.mqtt:MqttSource._answer", A, PUT, legs=("mqtt",), when=AROUND),
     Step("receive confirmation leaves", "agent.mqtt.connection:Connection.ping", A, PUT, legs=("mqtt",), when=AROUND),
@@ -159,7 +170,9 @@ STEPS = [
     Step("forward answer came", "agent.sinks.avro:Link.buffer_updated", C, CALLED, legs=("avro",), when=AROUND),
     Step("forward packed", "agent.mqtt.leg:pack", C, legs=("mqtt",)),
     Step("forward published", "agent.mqtt.publisher:Publisher.publish", C, legs=("mqtt",), when=AROUND),
-    Step("forward second published", "agent.mqtt.publisher:Publisher.publish", C, hit=2, legs=("mqtt",), when=("after",)),
+    Step(
+        "forward second published", "agent.mqtt.publisher:Publisher.publish", C, hit=2, legs=("mqtt",), when=("after",)
+    ),
     Step("forward broker has it", "agent.mqtt.publisher:Publisher.acknowledged", C, legs=("mqtt",), when=("after",)),
     Step("forward confirmation came", "agent.sinks.mqtt:MqttSink._answers", C, legs=("mqtt",), when=AROUND),
     Step("forward committed", "agent.channels.file:FileTake.commit", C, when=AROUND),
@@ -185,7 +198,14 @@ STEPS = [
     Step("files cut back", f"{FILES}:OutputFiles._cut_back", A, state="killed", first=SYNCED, when=AROUND),
     Step("files removed", f"{FILES}:sync_folder", A, f"{FILES}:OutputFiles._cut_back", state="killed", first=SYNCED),
     Step("files new journal", f"{FILES}:Journal.restart", A, state="killed", first=SYNCED, when=AROUND),
-    Step("files new receipt", "agent.channels.file:FileChannel.keep_receipt", A, state="killed", first=SYNCED, when=AROUND),
+    Step(
+        "files new receipt",
+        "agent.channels.file:FileChannel.keep_receipt",
+        A,
+        state="killed",
+        first=SYNCED,
+        when=AROUND,
+    ),
     Step("table rows", f"{TABLE}:Table.insert", A),
     Step("table transaction", f"{TABLE}:sqlite3~BEGIN IMMEDIATE", A, f"{TABLE}:Table.insert"),
     Step("table insert", f"{TABLE}:sqlite3~INSERT OR IGNORE", A),
@@ -196,7 +216,8 @@ STEPS = [
     *_create(A, "mqtt"),
     *_salvage(C, "avro"),
     *_salvage(A, "mqtt"),
-]  # fmt: skip
+]
+# fmt: on
 
 POINTS = {f"{step.name}:{when}": Point(step, when) for step in STEPS for when in step.when}
 
