@@ -116,6 +116,7 @@ class FileChannel(Channel):
         self._reserved = 0
         self._data: set[asyncio.Future[None]] = set()
         self._room: set[asyncio.Future[None]] = set()
+        self._line = asyncio.Lock()
         self._loading: asyncio.Task[None] | None = None
         self.store.on_rows[self.name] = self._wake
         self._gauges()
@@ -201,12 +202,19 @@ class FileChannel(Channel):
                 f"a batch of {count} events is above transactionCapacity ({self.config.transactionCapacity}) "
                 f"of channel {self.name}: raise that key or send smaller batches"
             )
-        while why := self._lacks(batch):
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                raise ChannelFull(why)
-            await self._wait(self._room, left)
+        if self._line.locked() or self._lacks(batch):
+            await self._await_room(batch, deadline)
         self._reserved += count
+
+    async def _await_room(self, batch: Batch, deadline: float) -> None:
+        """Puts that wait stand in line: a smaller or later one must not overtake."""
+        try:
+            async with asyncio.timeout_at(deadline), self._line:
+                while self._lacks(batch):
+                    await self._wait(self._room)
+        except TimeoutError:
+            why = self._lacks(batch) or f"puts before this one wait for room in channel {self.name}"
+            raise ChannelFull(why) from None
 
     def _reserve_optional(self, batch: Batch) -> bool:
         self.counter.EventPutAttemptCount += batch.count
@@ -336,17 +344,13 @@ class FileChannel(Channel):
 
     # ---- waiting
 
-    async def _wait(self, waiters: set[asyncio.Future[None]], seconds: float | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
+    async def _wait(self, waiters: set[asyncio.Future[None]]) -> None:
+        future = asyncio.get_running_loop().create_future()
         waiters.add(future)
-        timer = None if seconds is None else loop.call_later(seconds, _set_all, {future})
         try:
             await future
         finally:
             waiters.discard(future)
-            if timer:
-                timer.cancel()
 
     def _wake(self) -> None:
         _set_all(self._data)

@@ -304,6 +304,27 @@ def test_a_put_waits_for_room(tmp_path: Path) -> None:
     run(test)
 
 
+def test_puts_that_wait_for_room_keep_their_order(tmp_path: Path) -> None:
+    """A later and smaller put doesn't overtake one that waits for more room than there is."""
+
+    async def test() -> None:
+        async with opened(tmp_path, capacity=3, transactionCapacity=3, keepAlive=Seconds(20)) as (channel,):
+            await channel.put(batch("a", "b"))
+            large = asyncio.ensure_future(channel.put(batch("c", "d", "e")))
+            await asyncio.sleep(0.01)
+            small = asyncio.ensure_future(channel.put(batch("f")))
+            await asyncio.sleep(0.05)
+            assert not large.done() and not small.done()
+            found: list[str] = []
+            while len(found) < 6:
+                async with await channel.take(2) as take:
+                    found += bodies(take)
+            await asyncio.gather(large, small)
+            assert found == list("abcdef")
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("keys", "size", "says"),
     [
