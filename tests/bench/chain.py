@@ -7,8 +7,10 @@ so whatever else the machine does falls on both.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -49,8 +51,11 @@ a1.sinks.out.type = null
 a1.sinks.out.batchSize = {batch}
 """
 WAIT_SECONDS = 300
-PYTHON_ENV = {"PYTHONDONTWRITEBYTECODE": ""}
-"""Byte code is kept, as on every installation."""
+PYTHON_ENV = {
+    "PYTHONDONTWRITEBYTECODE": "",
+    "PYTHONPATH": os.pathsep.join((str(ROOT), sysconfig.get_path("purelib"))),
+}
+"""Byte code is kept, as on every installation; packages are those of this environment, whoever runs them."""
 
 
 def agent_text(port: int, channel: str, folder: Path, sink: str) -> str:
