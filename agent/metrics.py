@@ -6,10 +6,15 @@ SinkCounter (org.apache.flume.instrumentation). Counters live by name in `Metric
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import ClassVar, TypeVar
 
 from agent import clock
+
+LINES, LINES_SECONDS = 10, 60.0
+"""Changes of one component's state that are logged: so many in so long."""
 
 
 class Counter:
@@ -26,6 +31,8 @@ class Counter:
         self.state = "starting"
         """running, waiting: why, failed: why ... one phrase for `status`."""
         self.since_ms = clock.wall_ms()
+        self._said = ""
+        self._lines: deque[float] = deque(maxlen=LINES)
         self.gauges: dict[str, Callable[[], float]] = {}
         """Values that are asked for when somebody looks; Flume's names override the attribute."""
         for field in self.FLUME + self.OURS:
@@ -38,10 +45,18 @@ class Counter:
         self.StopTime = clock.wall_ms()
 
     def say(self, state: str) -> bool:
-        """Set the state; True if it changed (log then, and only then)."""
-        if state == self.state:
+        """Set the state; True if it is to be logged (then, and only then).
+
+        That is each change of it, but of many in a row `LINES` in `LINES_SECONDS`: a peer that fails in a new way at
+        each try must not fill the log.
+        """
+        if state != self.state:
+            self.state, self.since_ms = state, clock.wall_ms()
+        now = time.monotonic()
+        if state == self._said or (len(self._lines) == LINES and now - self._lines[0] < LINES_SECONDS):
             return False
-        self.state, self.since_ms = state, clock.wall_ms()
+        self._said = state
+        self._lines.append(now)
         return True
 
     def value(self, field: str) -> float:

@@ -5,6 +5,7 @@
     read     each connection counts what it holds (bytes of an unfinished message, messages that wait for a channel) in
              its source's `Budget`; when that is used up, reading pauses. If only unfinished messages fill it, one
              connection at a time may finish its own, so that slow senders can't block each other for ever.
+    block    while others wait for room, the one that may finish its message is closed after `SWEEP_SECONDS` of silence.
     stall    a peer that stops in the middle of a message is closed after `STALL_SECONDS`; an idle one may stay.
     close    nothing more is accepted or read, what was begun is answered, then connections close; what is left after
              `GRACE_SECONDS` is cut.
@@ -34,6 +35,8 @@ LEAST_READ = 4096
 STALL_SECONDS = 60.0
 SWEEP_SECONDS = 5.0
 GRACE_SECONDS = 5.0
+QUIET_SECONDS = 10.0
+"""A state that comes and goes is said so often at most."""
 HANDSHAKE_SECONDS = 20.0
 """A client may take this long for TLS."""
 NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -42,11 +45,12 @@ NO_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 class Budget:
     """Bytes that the connections of one source may hold together; used up, it lets nobody read on.
 
-    It may be overdrawn by `LEAST_READ` a connection, and by one message.
+    It may be overdrawn by twice `LEAST_READ` a connection, and by one message.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used, self.busy = limit, 0, 0
+        self.small = min(LEAST_READ, limit // 256)
         self._waiting: deque[Peer] = deque()
         self._favoured: Peer | None = None
 
@@ -66,14 +70,19 @@ class Budget:
 
     def allows(self, peer: Peer) -> bool:
         """Whether it may read on; if not, its `resume` is called later."""
-        if self.used < self.limit:
-            return True
+        if self.used < self.limit or peer.held + peer.busy < self.small:
+            return True  # small messages get through, however much others have begun
         if peer.held and not self.busy and self._favoured in (None, peer):
             self._favoured = peer
             return True
         if peer not in self._waiting:
             self._waiting.append(peer)
         return False
+
+    def blocker(self, since: float) -> Peer | None:
+        """The peer that has the favour to finish its message, lets others wait, and has sent nothing since then."""
+        peer = self._favoured
+        return peer if peer and self._waiting and peer.touched < since else None
 
     def forget(self, peer: Peer) -> None:
         """It is gone; what a channel has yet to take of it still counts."""
@@ -219,6 +228,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._welcomes: set[asyncio.Task[None]] = set()
         self._states: set[str] = set()
+        self._quiet: dict[str, float] = {}
         self._complained, self._unsaid = 0.0, 0
         self._empty = asyncio.Event()
 
@@ -340,9 +350,11 @@ class Listener:
             self._empty.set()
 
     def _change(self, state: str, text: str, on: bool) -> None:
-        """One line when a state begins and one when it ends."""
-        if on and state not in self._states:
+        """One line when a state begins and one when it ends; of one that comes and goes, one pair in a while."""
+        now = time.monotonic()
+        if on and state not in self._states and now >= self._quiet.get(state, 0.0):
             self._states.add(state)
+            self._quiet[state] = now + QUIET_SECONDS
             self.log.warning("%s", text)
         elif not on and state in self._states:
             self._states.discard(state)
@@ -363,6 +375,9 @@ class Listener:
             await asyncio.sleep(SWEEP_SECONDS)
             self._change("no more files", "accepts connections again", False)
             since = time.monotonic() - STALL_SECONDS
+            if blocker := self.budget.blocker(time.monotonic() - SWEEP_SECONDS):
+                self.complain(f"{blocker.address} stopped in the middle of a message while others waited; closed")
+                blocker.cut()
             for peer in [peer for peer in self.peers if peer.stalled(since)]:
                 self.complain(f"{peer.address} stopped in the middle of a message or reads no answers; closed")
                 peer.cut()

@@ -193,7 +193,7 @@ class Client(Peer, asyncio.Protocol):
     def _refuse(self, reason: str) -> None:
         """Say so, and close: where the next line begins is unknown."""
         self.source.counter.EventReadFail += 1
-        self.source.log.warning("%s: %s; closed", self.address, reason)
+        self.listener.complain(f"{self.address}: {reason}; closed")
         self._answer(f"FAILED: {reason}\n".encode())
         self.ending, self.rest = True, b""
 
