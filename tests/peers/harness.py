@@ -15,6 +15,7 @@ with the end of the log if the process ends before. The logs of every server of 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import http.client
 import json
 import os
@@ -23,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIVE: list[Server] = []
 _progress: list[Callable[[str], None]] = []
 _given: set[int] = set()
+_ports: list[int] = []
 
 
 def progress(text: str) -> None:
@@ -41,10 +44,13 @@ def progress(text: str) -> None:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on, below the range from which the kernel takes ports for outgoing connections."""
+    """A TCP port nobody listens on, below the range from which the kernel takes ports for outgoing connections.
+
+    Nobody else is given it as long as this process lives: the server that wants it may be down for a while.
+    """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)
-        if port in _given:
+        if port in _given or not _reserved(port):
             continue
         with socket.socket() as probe:
             try:
@@ -53,6 +59,18 @@ def free_port() -> int:
                 continue
         _given.add(port)
         return port
+
+
+def _reserved(port: int) -> bool:
+    """Whether this process has it now among all that run tests: one byte of a file, locked until the process ends."""
+    if not _ports:
+        path = Path(tempfile.gettempdir()) / f"headrace-test-ports-{os.getuid()}"
+        _ports.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        fcntl.lockf(_ports[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
 
 
 def answers(port: int, host: str = "127.0.0.1") -> bool:
