@@ -37,7 +37,7 @@ bench: $(STAMPS)/python peers
 	$(BIN)/python -m tests.bench
 
 soak: $(STAMPS)/python peers
-	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -q -s tests/faults
+	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -v -s tests/faults/test_random_kills.py
 
 docs: $(STAMPS)/python
 	$(BIN)/python -m agent.config.tables > docs/components.md

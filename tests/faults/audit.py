@@ -11,8 +11,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fastavro
 
@@ -44,22 +45,20 @@ def of_table(file: Path) -> list[Stored]:
 
 def of_files(folder: Path) -> list[Stored]:
     """Every event of the Avro files below a folder."""
-    found = []
-    for file in sorted(folder.rglob("*.avro")):
-        with file.open("rb") as content:
-            if file.stat().st_size == 0:
-                continue
-            for event in fastavro.reader(content):
-                headers = event["headers"]
-                found.append(
-                    Stored(
-                        headers["headrace.origin"],
-                        int(headers["headrace.number"]),
-                        headers.get("topic", ""),
-                        _text(event["body"]),
-                    )
-                )
-    return found
+    files = sorted(folder.rglob("*.avro"))
+    return [event for file in files for event in _of_file(file, file.stat().st_size, file.stat().st_mtime_ns)]
+
+
+@cache  # most files are finished, and there are more after each start
+def _of_file(file: Path, size: int, _: int) -> tuple[Stored, ...]:
+    with file.open("rb") as content:
+        return tuple(map(_of_event, fastavro.reader(content))) if size else ()
+
+
+def _of_event(event: Any) -> Stored:
+    headers = event["headers"]
+    number = int(headers["headrace.number"])
+    return Stored(headers["headrace.origin"], number, headers.get("topic", ""), _text(event["body"]))
 
 
 def _text(body: bytes | str) -> str:
