@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -50,14 +51,23 @@ def main() -> None:
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(FIGURES)}")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     flume = not given.no_flume and _flume_here()
-    began, found = time.monotonic(), list[Figure]()
+    began, found, failed = time.monotonic(), list[Figure](), list[str]()
     for name in given.figures or FIGURES:
         with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
-            found += FIGURES[name](Path(folder), given.runs, flume, partial(_say, began))
+            try:
+                figures = FIGURES[name](Path(folder), given.runs, flume, partial(_say, began))
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
+                failed.append(name)
+                print(f"{name} could not be measured: {error}", file=sys.stderr)
+                continue
+        found += figures
+        if not given.no_write:
+            update(PAGE, figures)
     print(show(found))
     if not given.no_write:
-        update(PAGE, found)
         print(f"written to {PAGE}")
+    if failed:
+        raise SystemExit(f"not measured: {', '.join(failed)}")
 
 
 def _say(began: float, text: str) -> None:
