@@ -329,6 +329,9 @@ class Listener:
             if not isinstance(error, OSError):
                 raise
             self._change("refused", f"{_spelled(name)} did not get in: {_reason(error)}", True)
+            # asyncio's frames hold the future that holds this error: a cycle with 256 KiB of TLS buffer in it, of which
+            # a collector that counts objects would let hundreds wait.
+            error.__traceback__ = None
 
     def joined(self, peer: Peer) -> None:
         """Called by a peer when its connection is up."""

@@ -5,6 +5,7 @@ The collector takes readings in over three protocols (netcat, MQTT through mosqu
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -19,10 +20,16 @@ from typing import Self
 import pytest
 
 from agent.avro.connection import FAILED, OK, Answer, ClientConnection
+from agent.channels.file import FileChannel, FileChannelConfig
+from agent.config.fields import Bytes, Seconds
+from agent.errors import ChannelFull
 from agent.event import Batch, Event
+from agent.metrics import ChannelCounter
 from tests.needs import find, need
 from tests.peers.harness import Program, free_port, wait_until
 from tests.peers.road import Road, differences
+
+pytestmark = pytest.mark.fault
 
 MIB = 1 << 20
 COLLECTOR = """\
@@ -282,3 +289,30 @@ def test_created_on_a_full_disk(tmp_path: Path) -> None:
             wait_until(lambda: program.count("SINK.k", "EventDrainSuccessCount") == 10, 10, "what the source made")
         finally:
             program.stop()
+
+
+def test_max_bytes_counts_pages(tmp_path: Path) -> None:
+    """With small rows the file would reach its bound long before their sum does: puts are refused with the key's name,
+    acknowledgements go on, and what they free can be used again."""
+
+    async def test() -> None:
+        channel = FileChannel("ch", FileChannelConfig(path=str(tmp_path), maxBytes=Bytes(MIB), keepAlive=Seconds(0)))  # type: ignore[call-arg]
+        channel.counter = ChannelCounter("ch")
+        await channel.open()
+        try:
+            for _ in range(3):
+                put = 0
+                with pytest.raises(ChannelFull, match="maxBytes of 1048576"):
+                    while True:
+                        await channel.put(Batch([Event({}, b"x" * 600)]))
+                        put += 1
+                assert put > 500
+                assert (tmp_path / "headrace.db").stat().st_size < 1.1 * MIB
+                while channel.depth:
+                    async with await channel.take(100):
+                        pass
+                await asyncio.sleep(1.5)
+        finally:
+            await channel.close()
+
+    asyncio.run(asyncio.wait_for(test(), 60))

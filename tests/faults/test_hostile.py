@@ -29,8 +29,6 @@ MOST = 100
 """maxConnections."""
 ROOM = 48 * MIB
 """What an attack may add to the program's memory; it offers up to 80 MiB, or announces gigabytes."""
-TLS_ROOM = 96 * MIB
-"""The same where each of MOST connections has the buffers of asyncio's TLS (256 KiB) and OpenSSL's."""
 LISTENERS = """\
 r.sources = lines plain small tls
 r.channels = ch
@@ -151,14 +149,24 @@ def test_hostile_client(fortress: Fortress, kind: str, attack: Attack) -> None:
             wait_until(good.ask, 15, "a good client's answer")
         else:
             assert all(good.ask() for _ in range(10))
-        assert rss(program.pid) - before < (TLS_ROOM if kind == "tls" else ROOM)
+        assert rss(program.pid) - before < ROOM
     finally:
         for sock in found:
             sock.close()
     wait_until(lambda: fortress.client(kind).ask(), 10, "a new client's answer")
     said = program.log.splitlines()[lines:]
-    assert len(said) <= 3 + (time.monotonic() - began), said
+    assert len(said) <= 5 + (time.monotonic() - began), said
     assert not [line for line in said if "Traceback" in line or " ERROR " in line], said
+
+
+def test_failed_handshakes_leave_nothing(fortress: Fortress) -> None:
+    """Wave after wave of connections that are reset in the middle of TLS: memory stays where the first one left it."""
+    used = []
+    for _ in range(5):
+        hostile.reset(fortress.ports["tls"], random.Random(1))
+        assert fortress.client("tls").ask()
+        used.append(rss(fortress.program.pid))
+    assert used[-1] - used[0] < 24 * MIB, used
 
 
 FILES = 10_000
@@ -186,7 +194,7 @@ def test_ten_thousand_connections(tmp_path: Path) -> None:
             assert all(sock.recv(10) == b"OK\n" for sock in found)
             assert one.client("lines").ask() and one.client("plain").ask()
             assert rss(one.program.pid) - before < FILES * 10_000
-            assert not [line for line in one.program.log.splitlines()[lines:] if " INFO " not in line]
+            assert not [line for line in one.program.log.splitlines()[lines:] if " WARN " in line or " ERROR " in line]
         assert "Traceback" not in one.program.log
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
