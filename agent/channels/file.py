@@ -90,8 +90,16 @@ class FileTake(Take):
             self.channel.returned(self.segments)
 
     async def bury(self, reason: str) -> None:
-        await self.channel.bury_taken(self.segments, self.batch, reason)
+        # Not cancelled with who waits for it: what was handed to the writer is kept, and must not go back as well.
         self._open = False
+        await asyncio.shield(asyncio.ensure_future(self._bury(reason)))
+
+    async def _bury(self, reason: str) -> None:
+        try:
+            await self.channel.bury_taken(self.segments, self.batch, reason)
+        except BaseException:
+            self.channel.returned(self.segments)
+            raise
 
 
 class FileChannel(Channel):
@@ -100,6 +108,8 @@ class FileChannel(Channel):
     Config = FileChannelConfig
     durable: ClassVar[bool] = True
     config: FileChannelConfig
+    _loading: asyncio.Task[None] | None = None
+    _waiting = 0
     agent: str = "agent"
     """The agent's name, for the default folder."""
 
@@ -117,7 +127,6 @@ class FileChannel(Channel):
         self._data: set[asyncio.Future[None]] = set()
         self._room: set[asyncio.Future[None]] = set()
         self._line = asyncio.Lock()
-        self._loading: asyncio.Task[None] | None = None
         self.store.on_rows[self.name] = self._wake
         self._gauges()
 
@@ -189,7 +198,13 @@ class FileChannel(Channel):
         except BaseException:
             _release(reserved)
             raise
-        stored, repeats = await future
+        try:
+            stored, repeats = await future
+        except asyncio.CancelledError:
+            # It is decided all the same, and before a source that starts anew asks for its marks.
+            if not self.store.failed:
+                await self.store.call(lambda db: None)
+            raise
         for channel, count in reserved:
             channel.counter.EventPutSuccessCount += count
         return Kept(stored, repeats)
@@ -202,8 +217,12 @@ class FileChannel(Channel):
                 f"a batch of {count} events is above transactionCapacity ({self.config.transactionCapacity}) "
                 f"of channel {self.name}: raise that key or send smaller batches"
             )
-        if self._line.locked() or self._lacks(batch):
-            await self._await_room(batch, deadline)
+        if self._waiting or self._lacks(batch):
+            self._waiting += 1
+            try:
+                await self._await_room(batch, deadline)
+            finally:
+                self._waiting -= 1
         self._reserved += count
 
     async def _await_room(self, batch: Batch, deadline: float) -> None:
@@ -309,8 +328,8 @@ class FileChannel(Channel):
         for index, (origin, number) in enumerate(ids):
             block = batch.part(index, index + 1).block
             letters.append(Letter(self.name, "", origin, number, now, reason[:1000], block))
-        cursor = self.queue.id, self.queue.snapshot(segments)
-        await asyncio.shield(self.store.bury(BuryRequest(letters, cursor=cursor)))
+        over = self.queue.id, [(segment.first, segment.last) for segment in segments]
+        await asyncio.shield(self.store.bury(BuryRequest(letters, over=over)))
         self.counter.dead_letters += len(letters)
         self.queue.finish(segments)
         self.store.moved(self.queue)

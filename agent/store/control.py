@@ -103,7 +103,7 @@ async def _answer(line: bytes, act: Callable[[str, Answer], Awaitable[Answer]]) 
     try:
         request = json.loads(line)
         command = request.pop("command")
-    except (ValueError, AttributeError, KeyError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         return {"error": "a request is one line of JSON with a `command`"}
     try:
         return await act(command, request)

@@ -74,7 +74,8 @@ class BuryRequest:
     letters: list[Letter]
     source: str = ""
     marks: Mapping[str, bytes] | None = None
-    cursor: tuple[int, CursorState] | None = None
+    over: tuple[int, list[tuple[int, int]]] | None = None
+    """A channel and the closed ranges of positions that it steps over with them."""
 
 
 class CursorState(NamedTuple):
@@ -101,6 +102,11 @@ class ChannelState:
         """Events that it has yet to deliver (those finished above the cursor count too)."""
         return self.put_events - self.place.done_events
 
+    @property
+    def inside_bytes(self) -> int:
+        """Their bytes."""
+        return self.put_bytes - self.place.done_bytes
+
 
 @dataclass(slots=True)
 class StreamState:
@@ -119,6 +125,7 @@ class Work:
     puts: dict[int, list[int]] = field(default_factory=dict)
     letter_bytes: int = 0
     joined: list[Part] = field(default_factory=list)
+    buried: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
 
 
 class Kept(NamedTuple):
@@ -254,6 +261,8 @@ class Database:
         self.version = max(versions)
         (self.letter_bytes,) = run("SELECT coalesce(sum(length(block)), 0) FROM dead_letter").fetchone()
         (self._next_stream,) = run("SELECT coalesce(max(id), 0) + 1 FROM stream").fetchone()
+        self.buried: dict[int, list[tuple[int, int]]] = {}
+        """Positions of dead letters above the cursors, by channel."""
         self.origin, self.base = b"", 0
         self._opening_due = False
         self.chain: tuple[bytes, int] | None = None
@@ -325,9 +334,18 @@ class Database:
         self.position, self.version = max(self.position, old.position), max(self.version, old.version)
         self.origin, self.base, self.chain, self.openings = old.origin, old.base, old.chain, old.openings
         self._opening_due = old._opening_due
-        for key, stream in old.streams.items():
-            self.streams.setdefault(key, stream)
+        # What memory knows was committed: it is never older than what the file has left.
+        self.streams.update(old.streams)
         self._next_stream = max(self._next_stream, old._next_stream)
+        self.marks, self._mark_ids = old.marks, old._mark_ids
+        self.receipts, self.buried = old.receipts, old.buried
+        for channel, was in old.channels.items():
+            now = self.channels[channel]
+            # Counted from the same start as the queues on the loop, which know `done_events` and `done_bytes` already.
+            events = was.put_events - max(0, was.inside - now.inside)
+            size = was.put_bytes - max(0, was.inside_bytes - now.inside_bytes)
+            place = now.place._replace(done_events=events - now.inside, done_bytes=size - now.inside_bytes)
+            self.channels[channel] = replace(now, place=place, put_events=events, put_bytes=size)
 
     def chains(self) -> dict[bytes, tuple[bytes, int]]:
         """For each origin of the store: the one before it that numbered anything, and the last number that gave."""
@@ -401,8 +419,11 @@ class Database:
             self._store_joined(work)
             places = dict(cursors or {})
             for request, result in zip(requests, results, strict=True):
-                if isinstance(request, BuryRequest) and request.cursor and isinstance(result, Kept):
-                    places[request.cursor[0]] = request.cursor[1]
+                if isinstance(request, BuryRequest) and request.over and isinstance(result, Kept):
+                    channel, ranges = request.over
+                    work.buried.setdefault(channel, self.buried.get(channel, []))
+                    work.buried[channel] = work.buried[channel] + ranges
+                    places.setdefault(channel, self.channels[channel].place)
             channels = self._move(places, work)
             for channel, receipt in (receipts or {}).items():
                 self._write_receipt(channel, receipt)
@@ -414,6 +435,7 @@ class Database:
         self.channels.update(channels)
         self.receipts.update(receipts or {})
         self.letter_bytes += work.letter_bytes
+        self.buried.update(work.buried)
         for request, result in zip(requests, results, strict=True):
             if request.marks and isinstance(result, Kept):
                 self.marks.setdefault(request.source, {}).update(request.marks)
@@ -448,10 +470,12 @@ class Database:
         stream = work.streams.get(key) or self.streams.get(key)
         if stream is None:
             if len(self.streams) + len(work.streams) >= STREAM_LIMIT:
+                self._forget_streams()
+            if len(self.streams) + len(work.streams) >= STREAM_LIMIT:
                 raise ChannelFull(f"the store knows {STREAM_LIMIT} streams already; it takes no new sender")
             new = Coverage().fresh(transit.numbers, transit.settled)
         else:
-            if len(stream.coverage.ranges) >= RANGE_LIMIT:
+            if len(stream.coverage.ranges) >= RANGE_LIMIT and _widens(stream.coverage, transit):
                 raise ChannelFull(
                     f"a stream of {transit.origin.hex()} has {RANGE_LIMIT} holes; its sender must settle first"
                 )
@@ -552,6 +576,14 @@ class Database:
             old = self.channels[channel]
             events, size = work.puts.get(channel, (0, 0))
             place = places.get(channel, old.place)
+            buried = [r for r in work.buried.get(channel, self.buried.get(channel, [])) if r[1] > place.cursor]
+            if channel in work.buried or channel in self.buried:
+                work.buried[channel] = buried
+            if buried:
+                # A snapshot of the place that was made before the letter was committed doesn't know it.
+                place = place._replace(
+                    finished=tuple(Coverage(place.cursor, sorted({*place.finished, *buried})).ranges)
+                )
             changed[channel] = new = ChannelState(
                 channel, old.name, place, old.put_events + events, old.put_bytes + size
             )
@@ -734,6 +766,14 @@ class _Transaction:
     def _rollback(self) -> None:
         if self.conn.in_transaction:
             self.conn.execute("ROLLBACK")
+
+
+def _widens(coverage: Coverage, transit: Transit) -> bool:
+    """Whether a batch would leave the set with more ranges than it has: what settles or fills holes is always taken."""
+    then = coverage.copy()
+    then.settle(transit.settled)
+    then.cover(transit.after + 1, transit.last)
+    return len(then.ranges) > len(coverage.ranges)
 
 
 def _cut(part: Part, new: Runs) -> Part:

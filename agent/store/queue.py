@@ -13,15 +13,20 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from agent.avro import record
 from agent.store import schema
+from agent.store.coverage import Coverage
 from agent.store.database import ChannelState, CursorState
 from agent.store.schema import Row
 from agent.store.streams import Identity, Transit, slice_identity
 
 READY_BYTES = 4 << 20
 """Read ahead at most about this much; a channel that is further behind reads from the file."""
+
+PASSED = 64
+"""Segments that finish before those in `out` are joined."""
 
 READY, OUT, RETURNED, DONE = range(4)
 
@@ -97,6 +102,16 @@ class Segment:
         return slice_identity(schema.unpack_identity(self.row.identity), self.start, self.stop)
 
 
+class Done(NamedTuple):
+    """Finished segments that follow each other in a channel: positions, and what they count for."""
+
+    first: int
+    last: int
+    events: int
+    size: int
+    state: int = DONE
+
+
 class ChannelQueue:
     """The takers' side of one channel of a store."""
 
@@ -108,7 +123,8 @@ class ChannelQueue:
         self.end = end if state.put_events > state.place.done_events else state.place.cursor
         self.ready: deque[Segment] = deque()
         self.ready_bytes = 0
-        self.out: deque[Segment] = deque()
+        self.out: deque[Segment | Done] = deque()
+        self._passed = 0
         self.returned = 0
         self.receipt: bytes | None = None
         """What its sink said last; in the file with the cursor, within a second."""
@@ -134,7 +150,7 @@ class ChannelQueue:
     def oldest(self) -> Row | None:
         """The row of the oldest event inside, if it is in memory."""
         for segment in self.out:
-            if segment.state != DONE:
+            if isinstance(segment, Segment) and segment.state != DONE:
                 return segment.row
         return self.ready[0].row if self.ready else None
 
@@ -220,7 +236,7 @@ class ChannelQueue:
         """The first segment that may be taken; None if there is none, or none of that origin."""
         found: Segment | None = None
         if self.returned:
-            found = next((s for s in self.out if s.state == RETURNED), None)
+            found = next((s for s in self.out if isinstance(s, Segment) and s.state == RETURNED), None)
         else:
             while self.ready and self.ready[0].state == DONE:
                 self.out.append(self.ready.popleft())
@@ -256,7 +272,24 @@ class ChannelQueue:
         for segment in segments:
             segment.state = DONE
             self._ahead += segment.events
+            self._passed += 1
         self._advance()
+        if self._passed > PASSED:
+            self._join_done()
+
+    def _join_done(self) -> None:
+        """What is finished behind an open take keeps its range alone: one piece between two that are not."""
+        self._passed = 0
+        out: deque[Segment | Done] = deque()
+        for segment in self.out:
+            last = out[-1] if out else None
+            if segment.state != DONE:
+                out.append(segment)
+            elif last is None or last.state != DONE:
+                out.append(Done(segment.first, segment.last, segment.events, segment.size))
+            else:
+                out[-1] = Done(last.first, segment.last, last.events + segment.events, last.size + segment.size)
+        self.out = out
 
     def give_back(self, segments: Iterable[Segment]) -> None:
         """These go back to their place; they are taken again first."""
@@ -277,14 +310,15 @@ class ChannelQueue:
             place = self.place
             self.place = CursorState(cursor, (), place.done_events + events, place.done_bytes + size)
 
-    def snapshot(self, also: Iterable[Segment] = ()) -> CursorState:
-        """What to keep of the place: the cursor, and finished ranges above it (`also` counts as finished)."""
+    def snapshot(self) -> CursorState:
+        """What to keep of the place: the cursor, and finished ranges above it."""
         place = self.place
-        if not any(s.state == DONE for s in self.out) and not also and not self._skip:
+        if not self._ahead:
             return place
-        done = [s for s in (*self.out, *self.ready) if s.state == DONE] + list(also)
+        done = [s for s in (*self.out, *self.ready) if s.state == DONE]
         ranges = [(s.first, s.last) for s in done] + list(self._skip)
-        return place._replace(finished=tuple(sorted(set(ranges))))
+        # Joined where they touch: their number is bounded by the open takes.
+        return place._replace(finished=tuple(Coverage(place.cursor, sorted(ranges)).ranges))
 
     # ---- labels
 

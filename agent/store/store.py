@@ -26,7 +26,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from agent import clock
 from agent.errors import ChannelError, ChannelFull
 from agent.store import control, schema
-from agent.store.database import WAL_PAGES, BuryRequest, CursorState, Damaged, Database, Kept, PutRequest, Request
+from agent.store.database import (
+    WAL_PAGES,
+    BuryRequest,
+    ChannelState,
+    CursorState,
+    Damaged,
+    Database,
+    Kept,
+    PutRequest,
+    Request,
+)
 from agent.store.lock import StoreLock
 from agent.store.queue import ChannelQueue, Segment
 from agent.store.schema import Row
@@ -146,7 +156,6 @@ class Store:
         except BaseException:
             self.lock.release()
             raise
-        self.marks: Mapping[str, Mapping[str, bytes]] = self.db.marks
         self._chains = self.db.chains()
         self._thread = threading.Thread(target=self._run, name=f"store {self.folder.name}", daemon=True)
         self._thread.start()
@@ -190,12 +199,22 @@ class Store:
         await asyncio.to_thread(self._thread.join)
         self.lock.release()
 
+    @property
+    def marks(self) -> Mapping[str, Mapping[str, bytes]]:
+        """The sources' marks, as committed."""
+        return self.db.marks
+
     async def queue(self, name: str) -> ChannelQueue:
         """The channel's queue; a channel that the store doesn't know starts at the end."""
-        if name not in self.queues:
-            state, end = await self.call(lambda db: db.channel(name))
+
+        def begin(found: tuple[ChannelState, int]) -> None:
+            # In the writer's order: a row that is committed next is announced to it.
+            state, end = found
             self.queues[name] = ChannelQueue(state, end)
             self.queues[name].receipt = self.db.receipts.get(state.id)
+
+        if name not in self.queues:
+            await self.call(lambda db: db.channel(name), begin)
             if self.queues[name].depth:
                 await self.load(self.queues[name])
         return self.queues[name]
@@ -262,6 +281,8 @@ class Store:
 
     async def load(self, channel: ChannelQueue) -> None:
         """Read ahead from the file for a channel that is behind; one call at a time for a channel."""
+        if self.failed:
+            raise self.failed
         after = channel.read_to
         future = self._loop.create_future()
         # Rows enter the queue in the writer's order, between the commits before and after.
@@ -373,6 +394,8 @@ class Store:
             answer = self._guarded(lambda: work(self.db))
         except (ChannelError, sqlite3.OperationalError) as error:
             answer = ChannelFull(_no_room(self.folder)) if _is(error, sqlite3.SQLITE_FULL) else error
+        except (TypeError, ValueError, KeyError) as error:  # of a command that makes no sense; nothing was committed
+            answer = ChannelError(f"the command can't be done: {error!r}")
         self._post(self._answered, job, answer)
 
     def _guarded(self, work: Callable[[], Answer]) -> Answer:
@@ -391,7 +414,10 @@ class Store:
         self.db = self._database()
         self.db.resume(old)
         self._report(report)
-        lost = {c.name: c.inside - self.db.channels[i].inside for i, c in old.channels.items() if i in self.db.channels}
+        now = self.db.channels
+        lost = {
+            c.name: (c.put_events - now[i].put_events, c.put_bytes - now[i].put_bytes) for i, c in old.channels.items()
+        }
         self._post(self._salvaged, lost, sum(row[3] for row in self.db.lost()))
         return work()
 
@@ -541,11 +567,12 @@ class Store:
                 job.then(answer)
             job.future.set_result(answer)
 
-    def _salvaged(self, lost: Mapping[str, int], missing: int) -> None:
+    def _salvaged(self, lost: Mapping[str, tuple[int, int]], missing: int) -> None:
         self.missing = missing
-        for name, events in lost.items():
+        for name, (events, size) in lost.items():
             if name in self.queues:
-                self.queues[name].put_events -= max(0, events)
+                self.queues[name].put_events -= events
+                self.queues[name].put_bytes -= size
 
     def _fail(self, error: ChannelError, jobs: list[_Job]) -> None:
         self.failed = error
@@ -563,7 +590,8 @@ class Store:
 
     async def replay(self, ids: list[int] | None) -> int:
         """Put dead letters (all for None) again, under their old identity; how many."""
-        rows = await self.call(lambda db: db.replay(ids), self._announce)
+        # Who asked may have gone before the answer: the rows are announced nonetheless.
+        rows = await asyncio.shield(self.call(lambda db: db.replay(ids), self._announce))
         return len(rows)
 
     async def forget(self, name: str) -> int:

@@ -123,8 +123,8 @@ class Sender:
             self.flying[name].remove(segments)
             (reading,) = readings(segments[0].block, 1)
             letter = Letter(name, "", b"o" * 16, reading, 0, "poison", segments[0].block)
-            place = self.queues[name].id, self.queues[name].snapshot(segments)
-            self.commit(BuryRequest([letter], cursor=place))
+            place = self.queues[name].id, [(segment.first, segment.last) for segment in segments]
+            self.commit(BuryRequest([letter], over=place))
             self.queues[name].finish(segments)
             self.world.excused.add((name, reading))
 
