@@ -284,10 +284,13 @@ class FileChannel(Channel):
         return self._loading
 
     async def _load(self) -> None:
-        await asyncio.shield(self._loading or self._start_loading())
+        # A task that is done, but whose callback has yet to run, has nothing to wait for: the loop would never turn.
+        loading = self._loading
+        await asyncio.shield(self._start_loading() if loading is None or loading.done() else loading)
 
     def _loaded(self, task: asyncio.Task[None]) -> None:
-        self._loading = None
+        if self._loading is task:
+            self._loading = None
         if not task.cancelled() and task.exception():
             self.log.error("can't read the store: %s", task.exception())
         self._wake()

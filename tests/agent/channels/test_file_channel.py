@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.channel import Put, Take
-from agent.channels.file import FileChannel, FileChannelConfig
+from agent.channels.file import FileChannel, FileChannelConfig, FileTake
 from agent.config.fields import Bytes, Seconds
 from agent.errors import ChannelError, ChannelFull
 from agent.event import Batch, Event
@@ -555,5 +555,29 @@ def test_many_small_puts_share_rows(tmp_path: Path) -> None:
             rows = await channel.store.call(lambda db: db.conn.execute("SELECT count(*) FROM batch").fetchone()[0])
             assert rows < 100
             assert await drained(channel) == [f"{number:03}" for number in range(200)]
+
+    run(test)
+
+
+def test_a_taker_between_the_end_of_a_load_and_its_callback_loads_anew(tmp_path: Path) -> None:
+    """A load has ended, another taker has what it brought, and its callback has yet to run: the loop still turns."""
+
+    async def test() -> None:
+        async with opened(tmp_path) as (channel,):
+            for number in range(12):
+                await channel.put(batch(f"{number} ".ljust(500_000, "x")))
+            takes: list[Take] = []
+
+            async def nothing() -> None: ...
+
+            while channel.queue.ready_bytes:  # by hand, without reading ahead
+                takes.append(FileTake(channel, channel.queue.gather(1, 1 << 20)))
+            assert channel.queue.behind
+            channel._loading = ended = asyncio.ensure_future(nothing())
+            ended.add_done_callback(channel._loaded)
+            await asyncio.sleep(0)
+            assert ended.done() and channel._loading is ended
+            takes.append(await channel.take(1))
+            assert [bodies(take)[0].split()[0] for take in takes] == [str(n) for n in range(len(takes))]
 
     run(test)
