@@ -40,7 +40,7 @@ def of_table(file: Path) -> list[Stored]:
         return []
     with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=20)) as database:
         rows = database.execute("SELECT origin, number, coalesce(topic, ''), body FROM events")
-        return [Stored(*row[:3], _text(row[3])) for row in rows]
+        return [Stored(origin, number, topic, _text(body)) for origin, number, topic, body in rows]
 
 
 def of_files(folder: Path) -> list[Stored]:

@@ -70,15 +70,12 @@ def watch(target: str, before: Hook, after: Hook) -> None:
     if not callable(call):
         raise LookupError(f"{target}: {name} is no function of {place}")
     if statement:
-        watched = type("Watched", (Watched,), {"hooks": [*_hooks_of(holder), (sql, before, after)]})
-        holder.hooks = watched.hooks
-        holder.connect = functools.partial(holder.module.connect, factory=watched)
+        holder.hooks = [*vars(holder).get("hooks", ()), (sql, before, after)]
+        holder.connect = functools.partial(
+            holder.module.connect, factory=type("W", (Watched,), {"hooks": holder.hooks})
+        )
     else:
         setattr(holder, name, _wrapped(getattr(holder, name), before, after))
-
-
-def _hooks_of(seen: Any) -> list[tuple[str, Hook, Hook]]:
-    return list(vars(seen).get("hooks", []))
 
 
 def _holder(module: ModuleType, path: str) -> tuple[Any, str]:

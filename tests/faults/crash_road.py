@@ -142,7 +142,7 @@ class Victim(Program):
             code = self.wait_exit(seconds)
         except AssertionError:
             raise AssertionError(f"{point!r} was never reached in {self.name}:\n{self.log[-3000:]}") from None
-        assert code == -signal.SIGKILL and f"{HIT}{point}" in self.log, f"{self.name} ended with {code} at {point!r}"
+        assert code == -signal.SIGKILL and f"{HIT}{point}" in self.log, f"{code} at {point!r}:\n{self.log[-2000:]}"
 
 
 class Sensors:

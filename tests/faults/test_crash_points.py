@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.crash_agent import watch
 from tests.faults.crash_case import Cases
 from tests.faults.crash_points import points
 from tests.needs import need
@@ -26,3 +27,10 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cases]:
 def test_killed_at(cases: Cases, point: str) -> None:
     """Killed there and started again, everything acknowledged is in the table and the Avro files once."""
     cases.run(point)
+
+
+@pytest.mark.parametrize("target", ["agent.store.store:Store.no", "agent.store.store:no.rename", "agent.no:f"])
+def test_a_name_that_is_gone(target: str) -> None:
+    """A step whose function was renamed is an error, not a kill that never comes."""
+    with pytest.raises((LookupError, ImportError)):
+        watch(target, lambda: None, lambda: None)
