@@ -63,6 +63,14 @@ class Batch:
         return self._events
 
     @property
+    def bodies(self) -> list[bytes]:
+        """The events' bodies; their headers stay encoded."""
+        if self._events is None:
+            assert self._block is not None
+            return record.bodies(self._block, self.count)
+        return [event.body for event in self._events]
+
+    @property
     def block(self) -> bytes:
         if self._block is None:
             assert self._events is not None

@@ -228,6 +228,24 @@ def decode(block: bytes, count: int) -> list[tuple[dict[str, str], bytes]]:
     return out
 
 
+def bodies(block: bytes, count: int) -> list[bytes]:
+    """The body of each event, headers stepped over. RemoteProtocolError unless the events fill the block exactly."""
+    out: list[bytes] = []
+    pos = 0
+    try:
+        for _ in range(count):
+            length, pos = read_varint(block, _skip_headers(block, pos))
+            if length < 0:
+                raise RemoteProtocolError("an Avro length is negative")
+            out.append(block[pos : pos + length])
+            pos += length
+    except IndexError:
+        raise RemoteProtocolError(f"a block of {count} events ends early") from None
+    if pos != len(block):
+        raise RemoteProtocolError(f"a block of {count} events has {len(block)} bytes, not {pos}")
+    return out
+
+
 def _headers(block: bytes, pos: int) -> tuple[dict[str, str], int]:
     """The headers that start at `pos` of a block that has been walked, and the position after them."""
     headers: dict[str, str] = {}

@@ -22,4 +22,4 @@ class TextSerializer(Serializer):
 
     def encode(self, batch: Batch) -> bytes:
         end = b"\n" if self.config.appendNewline else b""
-        return end.join([*(event.body for event in batch.events), b""])
+        return end.join([*batch.bodies, b""])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -155,3 +156,15 @@ def test_container_on_junk(data: bytes, headed: bool) -> None:
         _, blocks = container.read((container.write_header(sync) if headed else b"Obj\1") + data)
         for block in blocks:
             assert len(record.decode(block.data, block.count)) == block.count
+
+
+@given(st.one_of(EVENTS.map(record.encode), BYTES), st.integers(0, 8))
+def test_bodies_are_those_of_the_events(block: bytes, count: int) -> None:
+    """Bodies alone are what decoding whole events finds, and what it refuses is refused."""
+    try:
+        events = record.decode(block, count)
+    except RemoteProtocolError:
+        with pytest.raises(RemoteProtocolError):
+            record.bodies(block, count)
+    else:
+        assert record.bodies(block, count) == [body for _, body in events]
