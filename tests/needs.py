@@ -72,7 +72,8 @@ def _mount_namespace() -> str:
     unshare = find("unshare")
     if not unshare:
         return "no unshare on PATH"
-    tried = subprocess.run([unshare, "--mount", "true"], capture_output=True, text=True, check=False)
+    flags = [] if os.geteuid() == 0 else ["--map-root-user"]
+    tried = subprocess.run([unshare, "--mount", *flags, "true"], capture_output=True, text=True, check=False)
     return "" if tried.returncode == 0 else f"unshare --mount: {tried.stderr.strip() or tried.returncode}"
 
 
