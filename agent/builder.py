@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
@@ -20,8 +21,8 @@ from agent.sink import Sink, SinkConfig
 from agent.sink_runner import Outlet, SinkRunner
 from agent.source import Source
 
-SinkPart = tuple[GroupSpec | None, tuple[SinkSpec, ...]]
-"""The sinks of a group, or one sink without a group."""
+SinkPart = tuple[GroupSpec | None, tuple[SinkSpec, ...], bool]
+"""The sinks of a group, or one sink without a group; whether a receipt of the channel would be theirs alone."""
 PartSpec = Spec | SinkPart
 """What runs by itself: a source, a service, a sink or a group. Equal specs need no restart."""
 Backoffs = tuple[float, float]
@@ -30,11 +31,13 @@ Backoffs = tuple[float, float]
 def part_specs(flow: Flow) -> Iterable[tuple[tuple[str, str], PartSpec]]:
     """((kind, name), spec) of every part of a flow, in the order of opening."""
     grouped = {sink for group in flow.groups.values() for sink in group.sinks}
+    keepers = Counter(sink.channel for sink in flow.sinks.values() if getattr(sink.cls, "keeps_receipt", False))
     for group in flow.groups.values():
-        yield ("groups", group.name), (group, tuple(flow.sinks[name] for name in group.sinks))
+        sinks = tuple(flow.sinks[name] for name in group.sinks)
+        yield ("groups", group.name), (group, sinks, keepers[sinks[0].channel] < 2)
     for name, sink in flow.sinks.items():
         if name not in grouped:
-            yield ("sinks", name), (None, (sink,))
+            yield ("sinks", name), (None, (sink,), keepers[sink.channel] < 2)
     for service in flow.services.values():
         yield ("services", service.name), service
     for source in flow.sources.values():
@@ -91,20 +94,21 @@ class Builder:
         service.metrics, service.ready = self.metrics, self.ready
         return Made(service)
 
-    def _sinks(self, group: GroupSpec | None, specs: tuple[SinkSpec, ...]) -> SinkRunner:
+    def _sinks(self, group: GroupSpec | None, specs: tuple[SinkSpec, ...], alone: bool) -> SinkRunner:
         """A runner for one sink counts for that sink, one for several under the group's name."""
         name = group.name if group else specs[0].name
         channel = self.channels[specs[0].channel]
         configs = [cast(SinkConfig, spec.config) for spec in specs]
         backoff = Backoff(min(c.backoff for c in configs), max(c.maxBackoff for c in configs))
         counter = self.metrics.counter(SinkCounter, specs[0].name if len(specs) == 1 else name)
-        return SinkRunner(name, lambda: self._outlet(group, specs, channel), channel, counter, backoff)
+        return SinkRunner(name, lambda: self._outlet(group, specs, channel, alone), channel, counter, backoff)
 
-    def _outlet(self, group: GroupSpec | None, specs: tuple[SinkSpec, ...], channel: Channel) -> Outlet:
+    def _outlet(self, group: GroupSpec | None, specs: tuple[SinkSpec, ...], channel: Channel, alone: bool) -> Outlet:
         sinks = []
         for spec in specs:
             sink = cast(Sink, self.make(spec))
-            sink.counter, sink.durable = self.metrics.counter(SinkCounter, spec.name), channel.durable
+            sink.counter = self.metrics.counter(SinkCounter, spec.name)
+            sink.durable = channel.durable and (alone or not sink.keeps_receipt)
             sinks.append(sink)
         if group is None:
             return Outlet(sinks, sinks[0].send)

@@ -16,13 +16,15 @@ from agent import clock
 from agent.metrics import Counter, Metrics
 from agent.version import VERSION
 
-GAUGES = frozenset(
-    ("OpenConnectionCount", "ChannelSize", "ChannelCapacity", "ChannelFillPercentage", "bytes", "oldest_seconds")
-)
+GAUGES = {
+    "OpenConnectionCount", "ChannelSize", "ChannelCapacity", "ChannelFillPercentage", "orphan_events", "bytes",
+    "oldest_seconds",
+}  # fmt: skip
 """Fields that rise and fall; every other one only grows."""
 NAMES = {
     "ChannelSize": "events", "ChannelCapacity": "capacity_events", "ChannelFillPercentage": "fill_percent",
     "OpenConnectionCount": "connections", "bytes": "bytes", "oldest_seconds": "oldest_seconds",
+    "orphan_events": "orphan_events",
 }  # fmt: skip
 HELP = {
     "ChannelSize": "Events in the channel",
@@ -33,6 +35,7 @@ HELP = {
     "repeats": "Events that were received before and not stored again",
     "dead_letters": "Events put aside because they can never be delivered",
     "salvage_missing": "Events that a damaged file lost",
+    "orphan_events": "Events in the channel's store for channels that are no longer configured",
     "rejected": "Events that the destination will never take",
     "rolled_back": "Events put back into the channel after a failed try",
 }

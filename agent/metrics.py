@@ -93,7 +93,7 @@ class ChannelCounter(Counter):
         "ChannelSize", "ChannelCapacity", "ChannelFillPercentage", "EventPutAttemptCount", "EventPutSuccessCount",
         "EventTakeAttemptCount", "EventTakeSuccessCount",
     )  # fmt: skip
-    OURS = ("dropped", "rolled_back", "dead_letters", "salvage_missing", "bytes", "oldest_seconds")
+    OURS = ("dropped", "rolled_back", "dead_letters", "salvage_missing", "orphan_events", "bytes", "oldest_seconds")
     ChannelSize: int
     ChannelCapacity: int
     ChannelFillPercentage: float
@@ -104,6 +104,7 @@ class ChannelCounter(Counter):
     rolled_back: int
     dead_letters: int
     salvage_missing: int
+    orphan_events: int
     bytes: int
     oldest_seconds: float
 

@@ -67,7 +67,10 @@ def _tale(part: Mapping[str, Any]) -> str:
     if part["kind"] == "channel":
         held = f"{many(int(part['ChannelSize']), 'event')} inside, {size(part['bytes'])}"
         old = f", oldest {age(part['oldest_seconds'])}" if part["ChannelSize"] else ""
-        return held + old + _extras(part, dead_letters="dead letters", salvage_missing="missing after damage")
+        return held + old + _extras(
+            part, dead_letters="dead letters", salvage_missing="missing after damage",
+            orphan_events="of channels no longer configured",
+        )  # fmt: skip
     if part["kind"] == "source":
         return f"{many(part['EventAcceptedCount'], 'event')} in" + _extras(
             part, repeats="repeats", EventReadFail="unreadable", ChannelWriteFail="refused for want of room"

@@ -29,6 +29,8 @@ class Sink(Component):
     Config: ClassVar[type[Config]] = SinkConfig
     receipt: bytes | None = None
     durable: bool = False
+    keeps_receipt: ClassVar[bool] = False
+    """Whether its `send` returns receipts. A channel keeps one: of two such sinks on a channel neither is `durable`."""
     counter: SinkCounter
 
     batch_size: int = 100

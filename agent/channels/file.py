@@ -19,6 +19,7 @@ from agent.errors import ChannelError, ChannelFull
 from agent.event import Batch, Event
 from agent.source import DeadLetter, Kept
 from agent.store.database import BuryRequest, Letter, Part, PutRequest
+from agent.store.database import Kept as Stored
 from agent.store.queue import ChannelQueue, Segment
 from agent.store.store import Options, Store
 
@@ -92,7 +93,10 @@ class FileTake(Take):
     async def bury(self, reason: str) -> None:
         # Not cancelled with who waits for it: what was handed to the writer is kept, and must not go back as well.
         self._open = False
-        await asyncio.shield(asyncio.ensure_future(self._bury(reason)))
+        task = asyncio.ensure_future(self._bury(reason))
+        self.channel.burying.add(task)
+        task.add_done_callback(self.channel.burying.discard)
+        await asyncio.shield(task)
 
     async def _bury(self, reason: str) -> None:
         try:
@@ -124,10 +128,13 @@ class FileChannel(Channel):
         self.store = await Store.acquire(self.folder, options)
         self.queue: ChannelQueue = await self.store.queue(self.name)
         self._reserved = 0
+        self.burying: set[asyncio.Task[None]] = set()
+        """Takes that become dead letters, whoever waits for that or not."""
         self._data: set[asyncio.Future[None]] = set()
         self._room: set[asyncio.Future[None]] = set()
         self._line = asyncio.Lock()
         self.store.on_rows[self.name] = self._wake
+        self.store.on_room[self.name] = lambda: _set_all(self._room)
         self._gauges()
 
     @property
@@ -150,8 +157,13 @@ class FileChannel(Channel):
             bytes=lambda: self.queue.size,
             oldest_seconds=self._oldest,
             salvage_missing=lambda: self.store.missing,
+            orphan_events=self._orphans,
             stalled_seconds=lambda: self.store.stalled_seconds,
         )
+
+    def _orphans(self) -> int:
+        """Of the whole store, at its first channel."""
+        return sum(self.store.orphans().values()) if next(iter(self.store.queues), "") == self.name else 0
 
     def _oldest(self) -> float:
         row = self.queue.oldest()
@@ -168,7 +180,10 @@ class FileChannel(Channel):
         if self._loading:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
+        if hasattr(self, "burying"):
+            await asyncio.gather(*self.burying, return_exceptions=True)
         self.store.on_rows.pop(self.name, None)
+        self.store.on_room.pop(self.name, None)
         self.store.queues.pop(self.name, None)
         await self.store.release()
         del self.store
@@ -198,16 +213,19 @@ class FileChannel(Channel):
         except BaseException:
             _release(reserved)
             raise
-        try:
-            stored, repeats = await future
-        except asyncio.CancelledError:
-            # It is decided all the same, and before a source that starts anew asks for its marks.
-            if not self.store.failed:
-                await self.store.call(lambda db: None)
-            raise
+        stored, repeats = await self._decided(future)
         for channel, count in reserved:
             channel.counter.EventPutSuccessCount += count
         return Kept(stored, repeats)
+
+    async def _decided(self, future: asyncio.Future[Stored]) -> Stored:
+        """Who is cancelled waits until it is decided nonetheless: a source that starts anew asks for its marks."""
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if not self.store.failed:
+                await self.store.call(lambda db: None)
+            raise
 
     async def _reserve(self, batch: Batch, deadline: float) -> None:
         count = batch.count
@@ -346,7 +364,7 @@ class FileChannel(Channel):
             )
             for letter in letters
         ]
-        await asyncio.shield(self.store.bury(BuryRequest(rows, source, values)))
+        await self._decided(self.store.bury(BuryRequest(rows, source, values)))
         self.counter.dead_letters += len(rows)
 
     def marks(self, source: str) -> Mapping[str, bytes]:

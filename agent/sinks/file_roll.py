@@ -71,6 +71,7 @@ class FileRollSink(Sink):
 
     Config: ClassVar[type[AnyConfig]] = FileRollConfig
     config: FileRollConfig
+    keeps_receipt: ClassVar[bool] = True
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         super().__init__(name, config)
@@ -90,7 +91,7 @@ class FileRollSink(Sink):
         keys = self.config
         self.files = OutputFiles(self.root, self._name, journal, keys.rollInterval, keys.sync, self.log)
         if not self.durable:
-            self.log.info("at least once: the channel keeps no receipts, a restart may repeat a batch in the files")
+            self.log.info("at least once: the channel keeps no receipt of its own for it, a restart may repeat a batch")
         self.receipt = await self._call(self.files.open, self.receipt) or self.receipt
 
     async def close(self) -> None:

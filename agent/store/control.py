@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.avro import record
-from agent.errors import AgentError, ChannelError
+from agent.errors import AgentError, ChannelError, translated
 from agent.store.database import Damaged, Database
 from agent.store.lock import StoreLock
 
@@ -126,20 +128,28 @@ async def _held(store: Store, command: str, arguments: Answer) -> Answer:
 
 def _alone(folder: Path, command: str, arguments: Answer) -> Answer:
     path = folder / "headrace.db"
-    if not path.exists():
+    leftovers = any(folder.glob(f"{path.name}.salvage*"))
+    if not path.exists() and not leftovers:
         raise ChannelError(f"{folder} holds no store (no headrace.db)")
     lock = StoreLock(folder / "headrace.lock")
     try:
-        try:
-            db = Database(path)
-        except Damaged as error:
-            raise ChannelError(f"{path} is damaged ({error}): start its agent, which saves what is readable") from None
-        try:
-            return _with(db, command, arguments)
-        finally:
-            db.close()
+        with translated({sqlite3.Error: ChannelError, OSError: ChannelError}, f"the store {path}"):
+            if leftovers:
+                _resume(path)
+            try:
+                with closing(Database(path)) as db:
+                    return _with(db, command, arguments)
+            except Damaged as error:
+                why = f"{path} is damaged ({error}): start its agent, which saves what is readable"
+                raise ChannelError(why) from None
     finally:
         lock.release()
+
+
+def _resume(path: Path) -> None:
+    from agent.store.salvage import resume  # only after a crash in a salvage
+
+    resume(path)
 
 
 def _with(db: Database, command: str, arguments: Answer) -> Answer:

@@ -36,6 +36,9 @@ BASE_PAGES = 64
 """An empty store has less; they don't count against `maxBytes`."""
 
 
+VERSIONED = ("channel", "receipt", "mark", "stream", "opening", "dead_letter", "lost")
+
+
 class Part(NamedTuple):
     """Events for the channels of a mask; `block` holds `events` events."""
 
@@ -255,10 +258,7 @@ class Database:
         (last,) = run("SELECT max(position) FROM batch").fetchone()
         places = [c.place.cursor for c in self.channels.values()] + [last_of for _, last_of, _ in self.openings]
         self.position = max([last or 0, *places])
-        versions = [
-            run(f"SELECT max(version) FROM {t}").fetchone()[0] or 0 for t in ("channel", "mark", "stream", "opening")
-        ]
-        self.version = max(versions)
+        self.version = max(run(f"SELECT max(version) FROM {table}").fetchone()[0] or 0 for table in VERSIONED)
         (self.letter_bytes,) = run("SELECT coalesce(sum(length(block)), 0) FROM dead_letter").fetchone()
         (self._next_stream,) = run("SELECT coalesce(max(id), 0) + 1 FROM stream").fetchone()
         self.buried: dict[int, list[tuple[int, int]]] = {}
@@ -661,6 +661,10 @@ class Database:
     def letters(self) -> list[tuple[Any, ...]]:
         """Every dead letter: (id, channel, source, origin, number, wall_ms, reason, block)."""
         return [row[:-2] for row in self._rows("dead_letter")]
+
+    def count_letters(self) -> int:
+        (count,) = self.conn.execute("SELECT count(*) FROM dead_letter").fetchone()
+        return int(count)
 
     def lost(self) -> list[tuple[Any, ...]]:
         """Ranges that salvage could not read: (id, origin, first, count, wall_ms, reason)."""

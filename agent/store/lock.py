@@ -34,7 +34,7 @@ class StoreLock:
             os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
         except OSError as error:
             # The pid is a courtesy to whoever finds the store held: a full disk keeps nobody from draining.
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
 
     def release(self) -> None:

@@ -56,6 +56,9 @@ VACUUM_PAGES, VACUUM_STEP = 8 << 10, 512
 RESERVE_SHARE = 16
 """The reserve is this part of the disk at least (but no more than the WAL usually has), and as large as the WAL is."""
 RESERVE_STEP = 1 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+ORPHAN_SECONDS = 5.0
+"""So long after the store was opened, or one of its channels was closed, the channels that nobody drains are named."""
 SAY_SECONDS = 60.0
 """A disk that is full, has room and is full again is said so often at most."""
 
@@ -94,6 +97,8 @@ class Store:
         self.queues: dict[str, ChannelQueue] = {}
         self.on_rows: dict[str, Callable[[], None]] = {}
         """Called on the loop when a channel has new rows, or the store has failed."""
+        self.on_room: dict[str, Callable[[], None]] = {}
+        """Called on the loop when fewer bytes are in use than before, where there is a maxBytes."""
         self.failed: ChannelError | None = None
         self.full = ""
         """Why puts are refused since SQLite found no room; empty while there is."""
@@ -107,6 +112,9 @@ class Store:
         self._dirty: dict[int, CursorState] = {}
         self._receipts: dict[int, bytes] = {}
         self._flush: asyncio.TimerHandle | None = None
+        self._server: asyncio.Server | None = None
+        self._orphan_watch: asyncio.TimerHandle | None = None
+        self._orphans_named: set[str] = set()
         self._chains: dict[bytes, tuple[bytes, int]] = {}
         self._space_checked = 0.0
         self._short = False
@@ -118,6 +126,7 @@ class Store:
         self._rested = time.monotonic()
         self._began = 0.0
         self._taken: list[_Job] = []
+        """What the thread has taken and not answered."""
 
     # ---- life
 
@@ -145,6 +154,8 @@ class Store:
         if self.users == 0:
             self._open.pop(self.folder, None)
             await self._stop()
+        else:
+            self._watch_orphans()
 
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -152,14 +163,21 @@ class Store:
         self.lock = StoreLock(self.folder / "headrace.lock")
         try:
             self.db = await asyncio.to_thread(self._open_database)
-            self.missing = sum(row[3] for row in self.db.lost())
+            self.missing = _missing(self.db)
         except BaseException:
             self.lock.release()
             raise
         self._chains = self.db.chains()
         self._thread = threading.Thread(target=self._run, name=f"store {self.folder.name}", daemon=True)
         self._thread.start()
-        self._server = await control.serve(self)
+        try:
+            self._server = await control.serve(self)
+        except OSError as error:
+            log.warning("the store %s takes no commands while it is open: no socket there: %s", self.folder, error)
+        except BaseException:
+            await self._stop()
+            raise
+        self._watch_orphans()
 
     def _open_database(self) -> Database:
         if any(self.folder.glob("headrace.db.salvage*")):
@@ -167,7 +185,7 @@ class Store:
         try:
             db = self._database()
         except (Damaged, sqlite3.DatabaseError) as error:
-            if _is(error, sqlite3.SQLITE_FULL):
+            if self._is_full(error):
                 raise ChannelError(f"can't open the store {self.path}: {_no_room(self.folder)}") from error
             if isinstance(error, sqlite3.OperationalError) and not _is(error, sqlite3.SQLITE_CORRUPT):
                 raise ChannelError(f"can't open the store {self.path}: {error}") from error
@@ -176,7 +194,7 @@ class Store:
         try:
             db.start()
         except sqlite3.OperationalError as error:
-            if not _is(error, sqlite3.SQLITE_FULL):
+            if not self._is_full(error):
                 raise
             # A full disk keeps nobody from draining: the opening's row is kept as soon as there is room.
             self._give_reserve_up()
@@ -191,10 +209,12 @@ class Store:
         return Database(self.path, self.options.synchronous, self.options.max_bytes, self.options.letter_limit)
 
     async def _stop(self) -> None:
-        self._server.close()
-        (self.folder / control.SOCKET).unlink(missing_ok=True)
-        if self._flush:
-            self._flush.cancel()
+        if self._server:
+            self._server.close()
+            (self.folder / control.SOCKET).unlink(missing_ok=True)
+        for timer in (self._flush, self._orphan_watch):
+            if timer:
+                timer.cancel()
         self._jobs.put(_Job(None, None))
         await asyncio.to_thread(self._thread.join)
         self.lock.release()
@@ -321,16 +341,16 @@ class Store:
 
     def _turn(self) -> bool:
         """Wait for work and do what has come together; False when it is time to stop."""
-        self._taken = []
         try:
             self._taken.append(self._jobs.get(timeout=1.0))
             while True:
                 self._taken.append(self._jobs.get_nowait())
         except queue.Empty:
             pass
+        jobs = list(self._taken)
         group: list[_Job] = []
         size = 0
-        for job in self._taken:
+        for job in jobs:
             if isinstance(job.work, PutRequest | BuryRequest):
                 group.append(job)
                 size += _size(job.work)
@@ -340,15 +360,17 @@ class Store:
             else:
                 self._commit(group)
                 group, size = [], 0
-                if job.work is not None and job.future is not None:
+                if job.work is not None:
                     self._answer(job)
+                del self._taken[:1]
         if group:
             self._commit(group)
         if time.monotonic() - self._rested > 1.0:
             self._rest()
-        return not any(job.work is None for job in self._taken)
+        return not any(job.work is None for job in jobs)
 
     def _commit(self, group: list[_Job]) -> None:
+        size = len(group)
         with self._dirty_lock:
             cursors, self._dirty = self._dirty, {}
             receipts, self._receipts = self._receipts, {}
@@ -363,7 +385,7 @@ class Store:
                 results, rows = self._guarded(lambda: self._apply(requests, cursors, receipts))
                 outcome += zip(group, results, strict=True)
             except sqlite3.OperationalError as error:
-                if not _is(error, sqlite3.SQLITE_FULL):
+                if not self._is_full(error):
                     raise
                 self._disk_full(cursors, receipts, sum(_size(request) for request in requests))
                 outcome += [(job, ChannelFull(self.full)) for job in group]
@@ -372,6 +394,7 @@ class Store:
                 self._say_full(_no_room(self.folder))
         if outcome or rows:
             self._post(self._committed, outcome, rows)
+        del self._taken[:size]
 
     def _apply(self, *work: Any) -> tuple[list[Any], list[Row]]:
         self._began = time.monotonic()
@@ -393,7 +416,7 @@ class Store:
         try:
             answer = self._guarded(lambda: work(self.db))
         except (ChannelError, sqlite3.OperationalError) as error:
-            answer = ChannelFull(_no_room(self.folder)) if _is(error, sqlite3.SQLITE_FULL) else error
+            answer = ChannelFull(_no_room(self.folder)) if self._is_full(error) else error
         except (TypeError, ValueError, KeyError) as error:  # of a command that makes no sense; nothing was committed
             answer = ChannelError(f"the command can't be done: {error!r}")
         self._post(self._answered, job, answer)
@@ -418,7 +441,7 @@ class Store:
         lost = {
             c.name: (c.put_events - now[i].put_events, c.put_bytes - now[i].put_bytes) for i, c in old.channels.items()
         }
-        self._post(self._salvaged, lost, sum(row[3] for row in self.db.lost()))
+        self._post(self._salvaged, lost, _missing(self.db))
         return work()
 
     def _report(self, report: Report) -> None:
@@ -432,6 +455,10 @@ class Store:
             log.warning("salvage: %s", note)
 
     # ---- a full disk
+
+    def _is_full(self, error: Exception) -> bool:
+        """Whether SQLite found no room. A quota that is used up is an I/O error to it, without the reason."""
+        return _is(error, sqlite3.SQLITE_FULL) or (_is(error, sqlite3.SQLITE_IOERR) and _over_quota(self.folder))
 
     def _reserve_floor(self) -> int:
         return min(2 * WAL_PAGES * schema.PAGE_SIZE, _disk(self.folder).size // RESERVE_SHARE)
@@ -454,7 +481,7 @@ class Store:
             finally:
                 os.close(fd)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             return False
         return True
@@ -476,7 +503,7 @@ class Store:
             self.db.checkpoint()
             self.db.apply([], cursors, receipts)
         except sqlite3.OperationalError as error:
-            if not _is(error, sqlite3.SQLITE_FULL):
+            if not self._is_full(error):
                 raise
             # Not even that: they wait in memory for the next try.
             with self._dirty_lock:
@@ -503,7 +530,7 @@ class Store:
             if self.full:
                 self._end_full()
         except sqlite3.OperationalError as error:
-            if not _is(error, sqlite3.SQLITE_FULL):
+            if not self._is_full(error):
                 raise
             log.debug("can't give free pages back now: %s", error)
 
@@ -522,14 +549,28 @@ class Store:
             return
         self._guarded(lambda: self.db.checkpoint("TRUNCATE"))
         if self._make_reserve():
-            self.full = ""
-            if self._full_logged:
-                self._full_logged = False
-                log.info("the store %s has room again: taking in", self.folder)
+            self._post(self._end_heard)
+
+    def _end_heard(self) -> None:
+        """On the loop, a turn after the last refusal: what was handed in before who was refused knew of it is refused
+        as well, so that nothing overtakes."""
+        self._loop.call_soon(self._jobs.put, _Job(self._take_in, None))
+
+    def _take_in(self, db: Database) -> None:
+        self.full = ""
+        if self._full_logged:
+            self._full_logged = False
+            log.info("the store %s has room again: taking in", self.folder)
 
     def _count_used(self, db: Database) -> None:
         if self.options.max_bytes:
-            self.used = db.used_bytes()
+            before, self.used = self.used, db.used_bytes()
+            if self.used < before:
+                self._post(self._freed)
+
+    def _freed(self) -> None:
+        for wake in list(self.on_room.values()):
+            wake()
 
     # ---- back on the loop
 
@@ -585,6 +626,31 @@ class Store:
             self._answered(job, error)
         for wake in list(self.on_rows.values()):
             wake()
+
+    # ---- channels that have left the configuration
+
+    def _watch_orphans(self) -> None:
+        """Look for them when those that stay have registered, which they do one by one."""
+        if self._orphan_watch:
+            self._orphan_watch.cancel()
+        self._orphan_watch = self._loop.call_later(ORPHAN_SECONDS, self._name_orphans)
+
+    def _name_orphans(self) -> None:
+        self._orphan_watch = None
+        found = self.orphans()
+        self._orphans_named &= found.keys()
+        for name, events in found.items():
+            if name not in self._orphans_named:
+                self._orphans_named.add(name)
+                log.warning(
+                    "channel %s is no longer configured, and the store %s keeps %d events for it: configure it to "
+                    "deliver them, or give them up: headrace store forget %s %s",
+                    name, self.folder, events, name, self.folder,
+                )  # fmt: skip
+
+    def orphans(self) -> dict[str, int]:
+        """Channels that are not configured: the events that they have yet to deliver."""
+        return {c.name: c.inside for c in list(self.db.channels.values()) if c.name not in self.queues and c.inside}
 
     # ---- what commands show
 
@@ -648,7 +714,7 @@ def describe(db: Database) -> dict[str, Any]:
             for (o, c), s in db.streams.items()
         ],
         "marks": {source: sorted(marks) for source, marks in db.marks.items()},
-        "letters": len(db.letters()),
+        "letters": db.count_letters(),
         "letter_bytes": db.letter_bytes,
         "lost": [{"origin": (r[1] or b"").hex(), "first": r[2], "count": r[3], "reason": r[5]} for r in db.lost()],
         "full": "",
@@ -706,6 +772,26 @@ def _bytes(count: int) -> str:
 
 def _nothing(db: Database) -> None:
     """A job that only brings waiting cursors to a commit."""
+
+
+def _missing(db: Database) -> int:
+    """Events that are certainly lost; those that may have been delivered before don't count."""
+    return sum(row[3] for row in db.lost() if row[5].startswith("lost:"))
+
+
+def _over_quota(folder: Path) -> bool:
+    """Whether the file system gives this user no page more."""
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        return error.errno in NO_ROOM
+    try:
+        os.posix_fallocate(fd, 0, RESERVE_STEP)
+    except OSError as error:
+        return error.errno in NO_ROOM
+    finally:
+        os.close(fd)
+    return False
 
 
 def _size(request: Request) -> int:
