@@ -36,6 +36,8 @@ FRAME_ROOM = 1 << 16
 MAX_REASON = 500
 MAX_REFUSED = 1000
 """Streams of one connection that wait for their sender to go back; beyond it the connection ends."""
+NEW_STREAMS = 100
+"""Streams that one connection may begin at once, and in a minute: a store knows 10,000, and each stays 90 days."""
 OVERTAKES = "a batch before this one was not kept; it goes first"
 
 
@@ -127,6 +129,9 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
         """Bytes of the calls that wait for the channels."""
         self.refused: dict[tuple[bytes, str], int] = {}
         """Streams of which a batch was FAILED: the number that preceded it."""
+        self.streams: set[tuple[bytes, str]] = set()
+        """Those that have begun."""
+        self.tokens, self.refilled = float(NEW_STREAMS), time.monotonic()
         self.out: list[bytes] = []
         self.stuffed = False
         """The client doesn't read its answers."""
@@ -247,12 +252,26 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
     def _begin(self, transit: Transit) -> None:
         """ChannelFull for what would overtake a batch that was FAILED."""
         stream = (transit.origin, transit.channel)
+        if stream not in self.streams:
+            self._admit(stream)
         if transit.after > self.refused.get(stream, transit.after):
             raise ChannelFull(OVERTAKES)
         self.refused.pop(stream, None)
         task = asyncio.current_task()
         if task:
             self.calls[task] = transit
+
+    def _admit(self, stream: tuple[bytes, str]) -> None:
+        """ChannelFull if this connection begins more streams than a store can remember."""
+        now = time.monotonic()
+        self.tokens = min(float(NEW_STREAMS), self.tokens + (now - self.refilled) * NEW_STREAMS / 60)
+        self.refilled = now
+        if self.tokens < 1:
+            raise ChannelFull(f"this connection has begun {NEW_STREAMS} streams in a minute: wait before the next")
+        self.tokens -= 1
+        if len(self.streams) >= MAX_REFUSED:
+            self.streams.clear()
+        self.streams.add(stream)
 
     def _fail(self, call: Call, transit: Transit | None, error: Exception) -> None:
         if transit:

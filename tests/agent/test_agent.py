@@ -367,3 +367,34 @@ def test_what_a_durable_channel_holds_is_there_after_a_restart(tmp_path: Path) -
     ListSink.error = None
     run(text, second)
     assert ListSink.got == {"k1": ["a", "b", "c"]}
+
+
+def test_two_sinks_that_keep_a_receipt_on_one_channel_are_at_least_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A channel keeps one receipt: two file_roll sinks share none, and a reload to one sink gives it its own."""
+    one = f"""
+        sources = r1
+        channels = c1
+        sinks = k1
+        sources.r1.type = hand
+        sources.r1.channels = c1
+        channels.c1.type = file
+        channels.c1.path = {tmp_path}
+        sinks.k1.type = file_roll
+        sinks.k1.sink.directory = {tmp_path / "out"}
+        sinks.k1.channel = c1
+    """
+    two = one.replace("sinks = k1", "sinks = k1 k2") + one[one.index("sinks.k1.type") :].replace("k1", "k2")
+
+    async def steps(agent: Agent) -> None:
+        def durable(name: str) -> bool | None:
+            return getattr(agent.component("sinks", name), "durable", None)
+
+        await until(lambda: (durable("k1"), durable("k2")) == (False, False))
+        await until(lambda: sum("keeps no receipt" in message for message in caplog.messages) == 2)
+        await agent.reload(flow(one))
+        await until(lambda: (durable("k1"), durable("k2")) == (True, None))
+
+    caplog.set_level(logging.INFO)
+    run(two, steps)

@@ -18,6 +18,7 @@ from agent.errors import ChannelError, ChannelFull, Rejected
 from agent.event import Batch
 from agent.metrics import SourceCounter
 from agent.source import Kept, Marks, Source
+from agent.sources import avro
 from agent.sources.avro import IN_FLIGHT, AvroSource, AvroSourceConfig
 from agent.store.streams import Transit, to_metadata
 from tests.agent.avro.wire import Client, connected
@@ -213,6 +214,21 @@ def test_nothing_overtakes_a_failed_batch() -> None:
             assert (await client.call("2", labels=labels(2))).status == OK
             assert (await client.call("3", labels=labels(3))).status == OK
         assert door.bodies == ["1", "other", "unlabelled", "2", "3"]
+
+    run(steps)
+
+
+def test_new_streams_of_a_connection_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond so many in a minute a new stream is FAILED with the reason; those that have begun go on."""
+    monkeypatch.setattr(avro, "NEW_STREAMS", 3)
+
+    async def steps(source: AvroSource, door: Door) -> None:
+        async with connected(source.listener.port) as client:
+            for number in range(3):
+                assert (await client.call("a", labels=labels(1, channel=f"c{number}"))).status == OK
+            refused = await client.call("a", labels=labels(1, channel="c9"))
+            assert refused.status == FAILED and b"begun 3 streams" in refused.metadata["headrace.reason"]
+            assert (await client.call("b", labels=labels(2, channel="c0"))).status == OK
 
     run(steps)
 
