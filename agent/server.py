@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.errors import ChannelError, ConfigError
+from agent.ports import spelled
 
 BACKLOG = 512
 LEAST_READ = 4096
@@ -191,7 +192,12 @@ class Peer(asyncio.BaseProtocol):
 
     def finish(self) -> None:
         """Take nothing in any more; close once what was begun has been answered."""
-        self.transport.close()
+        self.shut()
+
+    def shut(self) -> None:
+        """Close once: asyncio's TLS transport forgets its connection at a second close, and `cut` would miss it."""
+        if not self.transport.is_closing():
+            self.transport.close()
 
     def cut(self) -> None:
         """End at once."""
@@ -200,7 +206,7 @@ class Peer(asyncio.BaseProtocol):
 
 def _spelled(name: object) -> str:
     if isinstance(name, tuple) and len(name) >= 2:
-        return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+        return spelled(str(name[0]), name[1])
     return "unknown"
 
 
@@ -250,7 +256,8 @@ class Listener:
                 self._listen(family, address)
         except OSError as error:
             await self.close()
-            raise ConfigError(f"can't listen on {self.bind}:{self.wanted_port}: {error.strerror or error}") from error
+            place = spelled(self.bind, self.wanted_port)
+            raise ConfigError(f"can't listen on {place}: {error.strerror or error}") from error
         self.log.info("listening on %s", ", ".join(_spelled(sock.getsockname()) for sock in self._sockets))
 
     def _listen(self, family: int, address: tuple[object, ...]) -> None:

@@ -155,8 +155,9 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """Answer what it sent before, if the transport can stay half open (TLS can't)."""
         self.ended = True
+        half_open = self.transport.get_extra_info("sslcontext") is None
         self.resume()
-        return self.transport.get_extra_info("sslcontext") is None
+        return half_open
 
     def pause_writing(self) -> None:
         self.stuffed = True
@@ -188,12 +189,12 @@ class AvroPeer(Peer, asyncio.BufferedProtocol):
             self.listener.complain(f"{self.address}: {error}; closed")
             self.ending = True
             self._flush()
-            self.transport.close()
+            self.shut()
         budget = self.listener.budget
         budget.count(self, 0 if self.ending else self.wire.held, self.unkept)
         if not self.calls and (self.ending or self.ended):
             self._flush()
-            self.transport.close()
+            self.shut()
         elif not self.transport.is_closing():
             room = len(self.calls) < IN_FLIGHT and not self.stuffed and not self.ending
             self._read(room and budget.allows(self))

@@ -162,6 +162,24 @@ def test_plain_client_at_a_tls_source(authority: Authority, monkeypatch: pytest.
     assert door.bodies == ["b"]
 
 
+def test_a_connection_that_both_sides_end_at_once(authority: Authority) -> None:
+    """A client that ends while the source closes leaves no error of the loop, and nothing that can't be cut off."""
+    door = Door()
+    complaints: list[str] = []
+
+    async def steps() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(str(what)))
+        keys = {"keystore": path(authority, "server.pem")}
+        async with asyncio.timeout(30), receiver(door, tls=True, **keys) as source:
+            sink = make(source.listener.port, tls=True, truststore=path(authority, "ca.pem"))
+            await sink.open()
+            await sink.send(batch("a"))
+            await asyncio.gather(source.listener.close(), sink.close())
+
+    asyncio.run(steps())
+    assert complaints == []
+
+
 def test_half_a_tls_handshake_counts_as_a_connection(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that connect and never shake hands are bounded by maxConnections, and closed in time."""
     monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.3)
