@@ -52,7 +52,8 @@ def _wrong(error: ConfigError, options: Options) -> int:
     for line in lines:
         log.error("%s", line)
     many = f"{len(lines)} errors" if len(lines) > 1 else "1 error"
-    hint = "" if options.given.lenient else "; --lenient drops what is wrong and runs the rest, as Flume does"
+    tolerable = getattr(error, "tolerable", False)  # of ConfigErrors
+    hint = "; --lenient drops what is wrong and runs the rest, as Flume does" if tolerable else ""
     log.error("%s in the configuration, nothing was started%s", many, hint)
     return WRONG
 
@@ -77,7 +78,7 @@ def _write(options: Options, flow: Flow, target: str) -> int:
     return OK
 
 
-PLACES = ("url", "hostname", "bind", "sink.directory", "database", "path", "dataDirs", "directory")
+PLACES = ("url", "hostname", "bind", "sink.directory", "database", "path", "dataDirs", "checkpointDir", "directory")
 """Keys that say where a component listens, sends to or keeps; the first that is set is shown."""
 
 
@@ -89,23 +90,24 @@ def banner(options: Options, flow: Flow) -> list[str]:
     rows = (("in", flow.sources), ("keep", flow.channels), ("out", flow.sinks), ("serve", flow.services))
     specs = [(verb, spec) for verb, named in rows for spec in named.values()]
     name, kind = (max(len(getattr(spec, field)) for _, spec in specs) for field in ("name", "type"))
-    lines += [f"  {verb:5}  {s.name:{name}}  {s.type:{kind}}  {place(s)}".rstrip() for verb, s in specs]
+    lines += [f"  {verb:5}  {s.name:{name}}  {s.type:{kind}}  {place(s, flow.agent)}".rstrip() for verb, s in specs]
     if not options.given.files:
         lines.append(f"  next  {program.next_step}: {program.command} --write-config my.conf, edit, -f my.conf")
     return lines
 
 
-def place(spec: Spec) -> str:
-    """Where a component listens, sends to or keeps; empty if none of its keys says so."""
+def place(spec: Spec, agent: str) -> str:
+    """Where a component of this agent listens, sends to or keeps; empty if none of its keys says so."""
     from agent.config.reading import fields_of
+    from agent.ports import spelled
 
     values = {field.about.name: getattr(spec.config, field.name) for field in fields_of(type(spec.config))}
     name = next((name for name in PLACES if values.get(name)), None)
     if name is None:
-        return ""
+        return f"~/.headrace/{agent}" if (spec.kind, spec.type) == ("channels", "file") else ""
     text = str(values[name])
     if name in ("bind", "hostname"):
-        text = f"{f'[{text}]' if ':' in text else text}:{values.get('port', '')}"
+        text = spelled(text, values.get("port", ""))
     if spec.type == "metrics":
         text = f"http://{text}/"
     topics = values.get("topics") or values.get("topic") or ""
@@ -118,8 +120,8 @@ def _run(options: Options, files: Sequence[tuple[str, bytes]], flow: Flow) -> in
     for bind, port, spec in listeners(flow):
         who = ports.taken(bind, port)
         if who:
-            log.error("%s: %s.%s.%s.port: %s:%d is taken by %s; stop that one or choose another port",
-                      spec.place, flow.agent, spec.kind, spec.name, bind, port, who)  # fmt: skip
+            log.error("%s: %s.%s.%s.port: %s is taken by %s; stop that one or choose another port",
+                      spec.place, flow.agent, spec.kind, spec.name, ports.spelled(bind, port), who)  # fmt: skip
             return FATAL
     for line in banner(options, flow):
         options.say(line)

@@ -1,4 +1,5 @@
-"""Who holds a TCP port, so that "address already in use" can name the other program.
+"""Addresses and ports as they are said to people; who holds a TCP port, so that "address already in use" can name
+the other program.
 
 The kernel lists listening sockets in /proc/net/tcp and tcp6 (proc(5)): columns `local_address` (hexadecimal
 address:port), `st` (0A is LISTEN) and `inode`; a process that holds the socket has `socket:[inode]` in its
@@ -9,10 +10,24 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from pathlib import Path
 
 LISTEN = "0A"
+
+
+def spelled(host: str, port: int | str) -> str:
+    """`host:port`, with brackets around an IPv6 address (RFC 3986, 3.2.2)."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reason(error: OSError) -> str:
+    """Why a connection failed: `Connection refused`, where asyncio writes `Connect call failed ('::1', 80, 0, 0)`."""
+    text = error.strerror or str(error)
+    if error.errno and text.startswith("Connect call failed"):
+        return os.strerror(error.errno)
+    return re.sub(r"\[Errno (\d+)\] Connect call failed", lambda found: os.strerror(int(found[1])), text)
 
 
 def taken(host: str, port: int) -> str | None:

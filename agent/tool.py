@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from agent import show
 from agent.errors import AgentError, ConfigError
+from agent.ports import reason
 from agent.version import VERSION
 
 OURS = ("http://127.0.0.1:41415", "http://127.0.0.1:41416")
@@ -145,7 +146,8 @@ def _fetch(url: str) -> dict[str, Any] | str:
     except HTTPError as error:
         return f"no Headrace agent answers there (status {error.code})"
     except URLError as error:
-        return f"nobody answers ({error.reason})"
+        why = reason(error.reason) if isinstance(error.reason, OSError) else error.reason
+        return f"nobody answers ({why})"
     except (OSError, HTTPException, ValueError) as error:
         return f"no Headrace agent answers there ({error})"
 

@@ -21,6 +21,7 @@ from typing import ClassVar
 from agent import exposition
 from agent.config.fields import Config, key
 from agent.errors import ConfigError
+from agent.ports import spelled
 from agent.service import Service
 
 MAX_REQUEST = 8192
@@ -65,8 +66,10 @@ class MetricsService(Service):
         try:
             self.server = await asyncio.start_server(self._serve, self.config.bind, self.config.port, limit=MAX_REQUEST)
         except OSError as error:
-            raise ConfigError(f"{self.name} can't listen on {self.config.bind}:{self.config.port}: {error}") from error
-        self.log.info("http://%s:%d/ serves metrics, healthz, readyz and status", self.config.bind, self.port)
+            place = spelled(self.config.bind, self.config.port)
+            raise ConfigError(f"{self.name} can't listen on {place}: {error.strerror or error}") from error
+        place = spelled(self.config.bind, self.port)
+        self.log.info("http://%s/ serves metrics, healthz, readyz and status", place)
 
     @property
     def port(self) -> int:

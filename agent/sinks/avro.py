@@ -24,6 +24,7 @@ from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
 from agent.errors import DeliveryError, Rejected, RemoteProtocolError
 from agent.event import Batch
+from agent.ports import reason, spelled
 from agent.sink import Sink, SinkConfig
 from agent.store.streams import to_metadata
 from agent.tls import ClientTlsConfig, client_context
@@ -63,7 +64,7 @@ class AvroSink(Sink):
     async def open(self) -> None:
         config = self.config
         self.batch_size = config.batch_size
-        self.peer = f"{config.hostname}:{config.port}"
+        self.peer = spelled(config.hostname, config.port)
         self.context = client_context(config) if config.tls else None
         if config.tls and config.trust_all_certs:
             self.log.warning("trust-all-certs: %s is not verified, anybody in between can read and change", self.peer)
@@ -174,7 +175,8 @@ def _why(peer: str, error: Exception) -> str:
         return f"{peer}: its certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"{peer}: TLS failed: {error.reason or error}"
-    return f"{peer}: {getattr(error, 'strerror', None) or str(error) or 'closed the connection in the TLS handshake'}"
+    why = reason(error) if isinstance(error, OSError) else str(error)
+    return f"{peer}: {why or 'closed the connection in the TLS handshake'}"
 
 
 class Link(asyncio.BufferedProtocol):

@@ -21,6 +21,7 @@ from agent.mqtt.connection import Connection
 from agent.mqtt.packet import Publish
 from agent.mqtt.publisher import Publisher
 from agent.mqtt.settings import MqttKeys, client_id, tls_context
+from agent.ports import reason, spelled
 from agent.sink import Sink, SinkConfig
 
 LONGEST_REPEAT = 600.0
@@ -124,8 +125,8 @@ class MqttSink(Sink):
         try:
             await (self._send_batch(batch) if self.config.payload == "batch" else self._send_events(batch))
         except (OSError, ProtocolError) as error:
-            to = self._publisher.address
-            raise DeliveryError(f"broker {to.host}:{to.port}: {error}") from error
+            why = reason(error) if isinstance(error, OSError) else error
+            raise DeliveryError(f"broker {spelled(*self._publisher.address[:2])}: {why}") from error
         return None
 
     @property

@@ -26,6 +26,7 @@ from agent.mqtt.packet import Publish
 from agent.mqtt.reasons import TAKEN_OVER
 from agent.mqtt.session import Session
 from agent.mqtt.settings import MqttKeys, address, client_id, tls_context
+from agent.ports import reason, spelled
 from agent.source import DeadLetter, Marks, Source, SourceConfig
 
 RECEIVE_MAXIMUM = 10_000
@@ -84,7 +85,7 @@ class MqttSource(Source):
             self._session.version = 5 if self.config.version == "5" else 3
         self._heads = reading.Heads()
         self._quick = 0
-        self.log.info("session %s at %s:%d", self._client_id, *self._address[:2])
+        self.log.info("session %s at %s", self._client_id, spelled(*self._address[:2]))
 
     async def run(self) -> None:
         """Connect and take in, again and again."""
@@ -176,14 +177,14 @@ class MqttSource(Source):
 
     def _failed(self, error: Exception, lived: float) -> None:
         """Say it once for each cause; a broker that cuts us off again and again has a second client of our name."""
-        text = str(error) or type(error).__name__
+        text = (reason(error) if isinstance(error, OSError) else str(error)) or type(error).__name__
         code = error.code if isinstance(error, Closed) else 0
         cut_off = "the broker closed the connection" in text and lived < STEADY
         self._quick = self._quick + 1 if cut_off else 0
         if code == TAKEN_OVER or self._quick >= 3:
             text += f"; do two collectors share the clientId {self._client_id}?"
         if self.counter.say(f"waiting: {text}"):
-            self.log.warning("broker %s:%d: %s; trying again", *self._address[:2], text)
+            self.log.warning("broker %s: %s; trying again", spelled(*self._address[:2]), text)
 
     # -- what is kept
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import logs, options
+from agent import command, logs, options
 from agent.options import parse
 from aggregator.__main__ import AGGREGATOR
 from edge.__main__ import COLLECTOR
@@ -136,7 +136,7 @@ def test_check_says_every_error_with_its_line(conf: Path) -> None:
     done = run("-f", str(conf), "--check")
     assert done.returncode == 2 and done.stdout == ""
     assert f"{conf}:7: " in done.stderr and f"{conf}:9: " in done.stderr
-    assert "nothing was started; --lenient" in done.stderr
+    assert "3 errors in the configuration, nothing was started" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -152,6 +152,15 @@ def test_wrong_files_and_properties_end_with_2(conf: Path, arguments: list[str],
     """A missing file, an agent that isn't in it, wrong monitoring: one line that says so, and 2."""
     done = run(*arguments, cwd=conf.parent)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_lenient_is_named_only_where_it_helps(conf: Path) -> None:
+    """--lenient is offered for a key that Flume would drop, not where nothing would be left or the file is missing."""
+    conf.write_text(FLOW.replace("totalEvents", "totalEvent"))
+    assert "nothing was started; --lenient" in run("-f", str(conf)).stderr
+    conf.write_text(FLOW.replace("memory", "memry"))
+    assert "--lenient" not in run("-f", str(conf)).stderr
+    assert "--lenient" not in run("-f", "nix.conf", cwd=conf.parent).stderr
 
 
 def test_the_monitoring_port_clashes_with_a_component(conf: Path) -> None:
@@ -370,6 +379,13 @@ def test_a_second_signal_skips_the_drain(program: Make) -> None:
     one.signal(signal.SIGTERM)
     assert one.wait_exit() == 0
     assert "3 events, they are lost" in one.log
+
+
+def test_the_default_folder_of_a_store_is_said_at_start(conf: Path) -> None:
+    """A file channel that names no folder says at start where its store lies."""
+    conf.write_text(FLOW.replace("c1.type = memory", "c1.type = file"))
+    read = parse(COLLECTOR, ["-f", str(conf)])
+    assert "  keep   c1  file  ~/.headrace/a1" in command.banner(read, read.judge(read.read()))
 
 
 def test_a_store_that_another_agent_holds_ends_with_1(program: Make) -> None:
