@@ -68,7 +68,7 @@ def _tale(part: Mapping[str, Any]) -> str:
         held = f"{many(int(part['ChannelSize']), 'event')} inside, {size(part['bytes'])}"
         old = f", oldest {age(part['oldest_seconds'])}" if part["ChannelSize"] else ""
         return held + old + _extras(
-            part, dead_letters="dead letters", salvage_missing="missing after damage",
+            part, dead_letters="in the dead letters", salvage_missing="missing after damage",
             orphan_events="of channels no longer configured",
         )  # fmt: skip
     if part["kind"] == "source":
@@ -98,7 +98,8 @@ def store(seen: Mapping[str, Any]) -> Iterator[str]:
         yield _channel(channel)
     if seen["origins"]:
         yield "origins of its own (numbers given)"
-        yield from (f"  {origin['origin']}  1 to {origin['last']:,}" for origin in seen["origins"])
+        for one in seen["origins"]:
+            yield f"  {one['origin']}  " + (f"1 to {one['last']:,}" if one["last"] else "none yet")
     if seen["streams"]:
         yield "streams received"
         yield from map(_stream, seen["streams"])
@@ -135,13 +136,13 @@ def letters(found: list[Mapping[str, Any]]) -> Iterator[str]:
     if not found:
         yield "no dead letters"
     for one in found:
-        yield f"{one['id']:>6}  {when(one['wall_ms'])}  {one['channel'] or one['source']}: {one['reason']}"
+        yield f"{one['id']:>6}  {when(one['wall_ms'])}  {one['source'] or one['channel']}: {one['reason']}"
 
 
 def letter(one: Mapping[str, Any]) -> Iterator[str]:
     """One dead letter whole; `body` is hexadecimal."""
     came = f" from {one['origin']} number {one['number']:,}" if one["origin"] else ""
-    yield f"{one['id']}: {when(one['wall_ms'])}, {one['channel'] or one['source']}{came}"
+    yield f"{one['id']}: {when(one['wall_ms'])}, {one['source'] or one['channel']}{came}"
     yield f"  reason  {one['reason']}"
     yield from (f"  {key} = {value}" for key, value in one["headers"].items())
     body = bytes.fromhex(one["body"])

@@ -211,13 +211,26 @@ def _letters(given: argparse.Namespace) -> int:
     if bool(given.ids) == given.all:
         raise ConfigError(f"dead-letters {given.act} takes the IDs of letters (see list), or --all")
     ids = None if given.all else given.ids
+    if ids:
+        _there(folder, ids)
     if given.act == "show":
         answer = _ask(folder, "letters", ids=ids)
         _print(given, answer, (line for letter in answer["letters"] for line in show.letter(letter)))
         return 0
     answer = _ask(folder, given.act, ids=ids)
-    _print(given, answer, [f"{given.act}: {show.many(answer['count'], 'letter')}"])
-    return 0
+    lines = [f"{given.act}: {show.many(answer['count'], 'letter')}"]
+    short = len(set(ids or ())) - answer["count"]
+    if short > 0:
+        lines.append(f"{short} can't be replayed: put aside by a source before it was an event, or its channel is gone")
+    _print(given, answer, lines)
+    return 1 if short > 0 else 0
+
+
+def _there(folder: Path, ids: list[int]) -> None:
+    """ConfigError if one of these letters isn't in the store."""
+    found = {one["id"] for one in _ask(folder, "letters", ids=ids)["letters"]}
+    if missing := sorted(set(ids) - found):
+        raise ConfigError(f"there is no dead letter {', '.join(map(str, missing))}: see headrace dead-letters list")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from agent.errors import Rejected
 from agent.event import Batch
 from agent.metrics import ChannelCounter, Counter, Metrics, SinkCounter, SourceCounter
 from agent.sink import Sink
+from agent.source import DeadLetter
+from tests.agent.channels.stores import opened, run
 from tests.agent.test_metrics_service import service
 from tests.peers.harness import Program, free_port, wait_until
 
@@ -242,6 +244,29 @@ def test_a_dead_letter_is_replayed(held: Program, capsys: pytest.CaptureFixture[
     wait_until(lambda: held.log.count("four is unlucky") == 2, what="buried again")
     (letter,) = json.loads(headrace(capsys, "dead-letters", "list", "--json", "--store", "store"))["letters"]
     assert (letter["number"], bytes.fromhex(letter["body"])) == (5, b"4")
+
+
+def test_a_letter_that_is_not_there_is_said(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    """A number that no letter has is an error that says so, whatever is to be done with it."""
+    for act in ("show", "replay", "delete"):
+        assert tool.main(["dead-letters", act, "99", "--store", "store"]) == 1
+        assert "there is no dead letter 99" in capsys.readouterr().err
+
+
+def test_what_a_source_put_aside_is_not_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was no event yet: replay says so, ends with 1 and leaves it where it is."""
+
+    async def steps() -> None:
+        async with opened(tmp_path) as (channel,):
+            await channel.bury([DeadLetter({}, b"x", "longer than 1")], ("sensors", {}))
+
+    run(steps)
+    store = ["--store", str(tmp_path)]
+    assert headrace(capsys, "dead-letters", "list", *store).strip().endswith("sensors: longer than 1")
+    assert tool.main(["dead-letters", "replay", "1", *store]) == 1
+    assert capsys.readouterr().out.startswith("replay: 0 letters\n1 can't be replayed: put aside by a source")
+    assert "  none yet\n" in headrace(capsys, "store", str(tmp_path))
+    assert headrace(capsys, "dead-letters", "delete", "1", *store) == "delete: 1 letter\n"
 
 
 def test_dead_letters_are_deleted(held: Program, capsys: pytest.CaptureFixture[str]) -> None:
