@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -64,7 +65,13 @@ class MetricsService(Service):
 
     async def open(self) -> None:
         try:
-            self.server = await asyncio.start_server(self._serve, self.config.bind, self.config.port, limit=MAX_REQUEST)
+            if self.config.bind == "::":  # asyncio would listen on IPv6 alone; sources take both there
+                sock = socket.create_server(("::", self.config.port), family=socket.AF_INET6, dualstack_ipv6=True)
+                self.server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_REQUEST)
+            else:
+                self.server = await asyncio.start_server(
+                    self._serve, self.config.bind, self.config.port, limit=MAX_REQUEST
+                )
         except OSError as error:
             place = spelled(self.config.bind, self.config.port)
             raise ConfigError(f"{self.name} can't listen on {place}: {error.strerror or error}") from error

@@ -29,8 +29,10 @@ def counted() -> Metrics:
     return metrics
 
 
-def service(metrics: Metrics | None = None, ready: bool = True, port: int = 0) -> MetricsService:
-    made = MetricsService("web", MetricsConfig(bind="127.0.0.1", port=port))
+def service(
+    metrics: Metrics | None = None, ready: bool = True, port: int = 0, bind: str = "127.0.0.1"
+) -> MetricsService:
+    made = MetricsService("web", MetricsConfig(bind=bind, port=port))
     made.metrics, made.ready = metrics or counted(), lambda: ready
     return made
 
@@ -65,6 +67,22 @@ def served(made: MetricsService, talk: Callable[[int], Awaitable[T]]) -> T:
                 serving.cancel()
 
     return asyncio.run(main())
+
+
+def test_every_address_of_both_kinds() -> None:
+    """bind = :: answers over IPv4 too, as a source does there."""
+    assert get("/readyz", service(bind="::"))[0] == "HTTP/1.1 200 OK"
+
+
+def test_ipv6_stands_in_brackets(caplog: pytest.LogCaptureFixture) -> None:
+    """What it says at start is a URL."""
+    caplog.set_level("INFO")
+
+    async def nothing(port: int) -> int:
+        return port
+
+    port = served(service(bind="::1"), nothing)
+    assert f"http://[::1]:{port}/ serves" in caplog.text
 
 
 def test_metrics_are_flumes_json() -> None:
