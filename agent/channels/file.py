@@ -18,10 +18,11 @@ from agent.config.fields import Bytes, Config, Seconds, key
 from agent.errors import ChannelError, ChannelFull
 from agent.event import Batch, Event
 from agent.source import DeadLetter, Kept
-from agent.store.database import BuryRequest, Letter, Part, PutRequest
-from agent.store.database import Kept as Stored
 from agent.store.queue import ChannelQueue, Segment
-from agent.store.store import Options, Store
+from agent.store.requests import BuryRequest, Letter, Part, PutRequest
+from agent.store.requests import Kept as Stored
+from agent.store.store import Store
+from agent.store.writer import Options
 
 NO_BYTES = Bytes(0)
 

@@ -5,7 +5,7 @@ nobody holds it the command takes the lock and opens the file itself; only a rep
 
 | command | arguments | answer |
 |---|---|---|
-| inspect | | what `describe` says (agent/store/store.py) |
+| inspect | | what `describe` says (agent/store/commands.py) |
 | letters | ids or null | letters: id, channel, source, origin, number, wall_ms, reason, headers, body (hexadecimal) |
 | replay, delete | ids or null for all | count |
 | forget | channel | count: events that it still held |
@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from agent.avro import record
 from agent.errors import AgentError, ChannelError, translated
-from agent.store.database import Damaged, Database
+from agent.store import commands
+from agent.store.connection import Damaged
+from agent.store.database import Database
 from agent.store.lock import StoreLock
 
 if TYPE_CHECKING:
@@ -153,19 +155,17 @@ def _resume(path: Path) -> None:
 
 
 def _with(db: Database, command: str, arguments: Answer) -> Answer:
-    from agent.store.store import describe
-
     ids = arguments.get("ids")
     if command == "inspect":
-        return describe(db)
+        return commands.describe(db)
     if command == "letters":
-        return {"letters": [_letter(row) for row in db.letters() if ids is None or row[0] in ids]}
+        return {"letters": [_letter(row) for row in db.letters.all() if ids is None or row[0] in ids]}
     if command == "replay":
-        return {"count": len(db.replay(ids))}
+        return {"count": len(commands.replay(db, ids))}
     if command == "delete":
-        return {"count": db.delete_letters(ids)}
+        return {"count": commands.delete_letters(db, ids)}
     if command == "forget":
-        return {"count": db.forget(str(arguments.get("channel")))}
+        return {"count": commands.forget(db, str(arguments.get("channel")))}
     raise ChannelError(f"a store knows no command {command!r}")
 
 

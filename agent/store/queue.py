@@ -18,8 +18,8 @@ from typing import NamedTuple
 from agent.avro import record
 from agent.store import schema
 from agent.store.coverage import Coverage
-from agent.store.database import ChannelState, CursorState
 from agent.store.schema import Row
+from agent.store.states import ChannelState, CursorState
 from agent.store.streams import Identity, Transit, slice_identity
 
 READY_BYTES = 4 << 20

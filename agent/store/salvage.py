@@ -34,7 +34,7 @@ from agent.errors import ChannelError, translated
 from agent.store import schema
 from agent.store.accounts import Accounts, Columns, Range, ranges_of
 from agent.store.coverage import Coverage, pack_ranges
-from agent.store.database import create, sync_folder
+from agent.store.creation import create, sync_folder
 from agent.store.pages import Cell, Layout, Pages, Value, cells
 from agent.store.schema import row_crc, value_crc
 

@@ -7,7 +7,8 @@ import shutil
 import time
 from pathlib import Path
 
-from agent.store.store import Options, Store
+from agent.store.store import Store
+from agent.store.writer import Options
 from tests.bench.chain import AVRO_OUT, NULL, WAIT_SECONDS, Load, agent_text, headrace, taken
 from tests.bench.figure import Figure, Say, Target, middle
 from tests.peers.harness import free_port, wait_until

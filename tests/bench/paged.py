@@ -8,14 +8,14 @@ from __future__ import annotations
 import runpy
 import sys
 
-from agent.store import database, schema, store
+from agent.store import connection, schema, space
 
 
 def main() -> None:
     size, _, _, package, *rest = sys.argv[1:]
-    pages = database.WAL_PAGES * schema.PAGE_SIZE // int(size)
+    pages = connection.WAL_PAGES * schema.PAGE_SIZE // int(size)
     schema.PAGE_SIZE = int(size)
-    for module in (database, store):
+    for module in (connection, space):
         module.__dict__["WAL_PAGES"] = pages
     sys.argv = [package, *rest]
     runpy.run_module(package, run_name="__main__")

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-DATABASE, STORE, SALVAGE = "agent.store.database", "agent.store.store", "agent.store.salvage"
-SQL = f"{DATABASE}:sqlite3~"
+DATABASE, STORE, WRITER = "agent.store.database:Database", "agent.store.store", "agent.store.writer"
+CREATION, SALVAGE, PLACES = "agent.store.creation", "agent.store.salvage", "agent.store.places:Places"
+SQL, NEW = "agent.store.connection:sqlite3~", f"{CREATION}:sqlite3~"
 PUT, FLUSH = f"{STORE}:Store.put", f"{STORE}:Store._flush_now"
 FILES, TABLE = "agent.output_files", "aggregator.sinks.sqlite"
 CALLED = "agent.avro.connection:ClientConnection.call"
@@ -59,12 +60,12 @@ def _put(on: str, by: str) -> list[Step]:
             ("channel", "agent.channels.file:FileChannel.put_all", "", BEFORE),
             ("handed over", PUT, "", BEFORE),
             ("transaction", f"{SQL}BEGIN IMMEDIATE", PUT, BEFORE),
-            ("numbers", f"{DATABASE}:Database._cover", PUT, BEFORE),
+            ("numbers", "agent.store.received:Received.cover", PUT, BEFORE),
             ("row", f"{SQL}INSERT INTO batch", PUT, BEFORE),
             ("cursor", f"{SQL}INSERT OR REPLACE INTO channel", PUT, BEFORE),
             ("commit", f"{SQL}COMMIT", PUT, AROUND),
-            ("posted", f"{STORE}:Store._post", f"{DATABASE}:Database._put", ("after",)),
-            ("told", f"{STORE}:Store._committed", "", AROUND),
+            ("posted", f"{WRITER}:Writer._post", f"{DATABASE}._put", ("after",)),
+            ("told", f"{STORE}:Store.committed", "", AROUND),
         )
     ]
 
@@ -73,20 +74,20 @@ def _create(on: str, leg: str) -> list[Step]:
     """Each step of making a store and of the first opening."""
     steps = (
         ("lock", f"{STORE}:StoreLock", ""),
-        ("file", f"{DATABASE}:os.open", ""),
-        ("connect", f"{DATABASE}:sqlite3.connect", ""),
-        ("page size", f"{SQL}PRAGMA page_size", ""),
-        ("vacuum", f"{SQL}PRAGMA auto_vacuum", ""),
-        ("schema", f"{SQL}BEGIN; PRAGMA application_id", ""),
-        ("rename", f"{DATABASE}:os.rename", ""),
-        ("folder", f"{DATABASE}:sync_folder", ""),
+        ("file", f"{CREATION}:os.open", ""),
+        ("connect", f"{CREATION}:sqlite3.connect", ""),
+        ("page size", f"{NEW}PRAGMA page_size", ""),
+        ("vacuum", f"{NEW}PRAGMA auto_vacuum", ""),
+        ("schema", f"{NEW}BEGIN; PRAGMA application_id", ""),
+        ("rename", f"{CREATION}:os.rename", ""),
+        ("folder", f"{CREATION}:sync_folder", ""),
         ("journal", f"{SQL}PRAGMA journal_mode", ""),
         ("opening", f"{SQL}INSERT INTO opening", ""),
-        ("opening's commit", f"{SQL}COMMIT", f"{DATABASE}:Database.start"),
-        ("reserve", f"{STORE}:os.posix_fallocate", ""),
+        ("opening's commit", f"{SQL}COMMIT", f"{DATABASE}.start"),
+        ("reserve", "agent.store.space:os.posix_fallocate", ""),
         ("socket", f"{STORE}:control.serve", ""),
-        ("channel", f"{DATABASE}:Database._add_channel", ""),
-        ("channel's commit", f"{SQL}COMMIT", f"{DATABASE}:Database._add_channel"),
+        ("channel", f"{PLACES}.add", ""),
+        ("channel's commit", f"{SQL}COMMIT", f"{PLACES}.add"),
     )
     ends = ("rename", "folder", "opening's commit", "channel's commit")
     return [
@@ -99,7 +100,7 @@ def _salvage(on: str, leg: str) -> list[Step]:
     """Each step of a salvage (agent/store/salvage.py has them numbered)."""
     run, renamed = f"{SALVAGE}:_Salvage.run", f"{SALVAGE}:_sync"
     steps = (
-        ("called", f"{STORE}:_salvage", "", 1),
+        ("called", f"{WRITER}:_salvage", "", 1),
         ("new file", f"{SALVAGE}:create", "", 1),
         ("small tables", f"{SALVAGE}:_Salvage._small_tables", "", 1),
         ("batches", f"{SALVAGE}:_Salvage._batches", "", 1),

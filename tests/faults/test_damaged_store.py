@@ -18,7 +18,7 @@ import pytest
 from agent.channels.file import FileChannel, FileChannelConfig
 from agent.event import Batch, Event
 from agent.metrics import ChannelCounter
-from agent.store.database import create
+from agent.store.creation import create
 from tests.peers.harness import ROOT, Program, free_port, http_get, wait_until
 
 pytestmark = pytest.mark.fault

@@ -25,12 +25,15 @@ import pytest
 
 from agent.avro import record
 from agent.event import Batch
-from agent.store import database as module
-from agent.store import schema
+from agent.store import received, schema
 from agent.store.accounts import Accounts
 from agent.store.coverage import Coverage
-from agent.store.database import BuryRequest, Database, Kept, Letter, Part, PutRequest
+from agent.store.creation import create
+from agent.store.database import Database
+from agent.store.places import Places
 from agent.store.queue import ChannelQueue, Segment
+from agent.store.received import Received
+from agent.store.requests import BuryRequest, Kept, Letter, Part, PutRequest
 from agent.store.salvage import Report, salvage
 from agent.store.schema import Row
 from agent.store.streams import Identity, Runs, Transit, numbers_of
@@ -174,7 +177,7 @@ class Sender:
         after = self.inside()
         # Which origin a number is of can't be told where the row of its opening is gone; how many are missing can.
         needed = {origin for known in before.values() for origin, _ in known}
-        named = needed <= {origin for origin, _, _ in self.db.openings}
+        named = needed <= {origin for origin, _, _ in self.db.openings.all}
         for name in CHANNELS:
             self.judge(report, before[name], after[name], f"channel {name} ", named)
         lost = {(origin, n) for origin, first, count in report.lost for n in range(first, first + count)}
@@ -383,7 +386,7 @@ class World:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("empty") / "headrace.db"
-    module.create(path)
+    create(path)
     return path
 
 
@@ -426,12 +429,12 @@ def high_water(patch: pytest.MonkeyPatch) -> None:
 
 def no_cut(patch: pytest.MonkeyPatch) -> None:
     """A batch that overlaps what is known is stored whole."""
-    patch.setattr(module, "_cut", lambda part, new: part)
+    patch.setattr(received, "cut", lambda part, new: part)
 
 
 def volatile_ranges(patch: pytest.MonkeyPatch) -> None:
     """What was received is not kept with the events."""
-    patch.setattr(Database, "_write_stream", lambda self, key, stream: None)
+    patch.setattr(Received, "write", lambda self, key, stream, version: None)
 
 
 def origin_a_file(patch: pytest.MonkeyPatch) -> None:
@@ -440,7 +443,7 @@ def origin_a_file(patch: pytest.MonkeyPatch) -> None:
 
     def start(self: Database, *args: Any) -> None:
         real(self, *args)
-        self.origin, self.base = self.openings[0][0], self.openings[0][1]
+        self.openings.origin, self.openings.base, _ = self.openings.all[0]
 
     patch.setattr(Database, "start", start)
 
@@ -473,7 +476,7 @@ def across_a_gap(patch: pytest.MonkeyPatch) -> None:
 def first_channel_deletes(patch: pytest.MonkeyPatch) -> None:
     """A row goes when one of its channels has passed it."""
     patch.setattr(
-        Database,
+        Places,
         "_delete_passed",
         lambda self, low, high, cursors: self.conn.execute(
             "DELETE FROM batch WHERE position > ? AND position <= ?", (low, high)

@@ -20,10 +20,11 @@ from agent.errors import ChannelError, ChannelFull
 from agent.event import Batch, Event
 from agent.metrics import ChannelCounter
 from agent.source import DeadLetter
-from agent.store import control, database, schema
-from agent.store import store as store_module
-from agent.store.database import Damaged, Database, Part, PutRequest
+from agent.store import batches, control, received, schema, space
+from agent.store.connection import Damaged
+from agent.store.database import Database
 from agent.store.lock import StoreLock
+from agent.store.requests import Part, PutRequest
 from agent.store.store import Store
 from agent.store.streams import Transit, from_metadata, to_metadata
 from tests.agent.channels.stores import SENDER, as_killed, batch, bodies, drained, opened, run
@@ -34,7 +35,7 @@ EASY = Seconds(20)
 
 def row(name: str) -> list[str]:
     """Bodies of a batch that isn't joined with its neighbours."""
-    return [name, "x" * database.JOIN_BYTES]
+    return [name, "x" * batches.JOIN_BYTES]
 
 
 def once(act: Callable[[Database], None]) -> Callable[[Database], None]:
@@ -143,7 +144,7 @@ def test_the_id_of_a_forgotten_channel_is_used_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("last", [batch("12", first=12, settled=11), batch("1", first=1)])
 def test_a_stream_with_many_holes_may_close_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: Batch) -> None:
     """At the limit of holes, the batch that settles or fills some is taken."""
-    monkeypatch.setattr(database, "RANGE_LIMIT", 5)
+    monkeypatch.setattr(received, "RANGE_LIMIT", 5)
 
     async def test() -> None:
         async with opened(tmp_path) as (channel,):
@@ -158,7 +159,7 @@ def test_a_stream_with_many_holes_may_close_them(tmp_path: Path, monkeypatch: py
 
 def test_idle_streams_make_room_for_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit of streams, those that were idle for 90 days go, without a restart."""
-    monkeypatch.setattr(database, "STREAM_LIMIT", 3)
+    monkeypatch.setattr(received, "STREAM_LIMIT", 3)
 
     def one(number: int) -> Batch:
         return Batch([Event({}, b"x")], transit=Transit(bytes([number]) * 16, "out", 0, ((1, 1),), 0))
@@ -278,7 +279,7 @@ def test_a_cursor_that_moves_beside_a_bury_steps_over_the_letter(tmp_path: Path)
             bury = asyncio.ensure_future(first.bury("no"))
             await asyncio.sleep(0)  # the task
             await asyncio.sleep(0)  # its job
-            while not channel.store.db.letter_bytes:
+            while not channel.store.db.letters.bytes:
                 time.sleep(0.001)  # noqa: ASYNC251 - the loop must not hear of it
             second.commit()
             await asyncio.gather(bury, channel.store.call(lambda db: None))
@@ -576,11 +577,11 @@ def test_what_was_put_before_a_refusal_is_known_is_refused(tmp_path: Path) -> No
         async with opened(tmp_path) as (channel,):
             store = channel.store
             full_once(store.db)
-            store._rested = 0.0
+            store.writer._rested = 0.0
             first = asyncio.ensure_future(channel.put(batch("1")))
             await asyncio.sleep(0)
             deadline = time.monotonic() + 10
-            while store._rested == 0.0 and time.monotonic() < deadline:
+            while store.writer._rested == 0.0 and time.monotonic() < deadline:
                 time.sleep(0.001)  # noqa: ASYNC251 - the loop must not hear of the refusal
             second = asyncio.ensure_future(channel.put(batch("2")))
             for put in (first, second):
@@ -596,7 +597,7 @@ def test_what_was_put_before_a_refusal_is_known_is_refused(tmp_path: Path) -> No
 
 def test_a_quota_that_is_used_up_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite calls it an I/O error; puts are refused and the store goes on."""
-    monkeypatch.setattr(store_module, "_over_quota", lambda folder: True)
+    monkeypatch.setattr(space, "over_quota", lambda folder: True)
 
     def apply(*rest: Any) -> Any:
         error = sqlite3.OperationalError("disk I/O error")

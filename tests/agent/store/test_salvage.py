@@ -15,9 +15,12 @@ from agent.avro import record
 from agent.errors import ChannelError
 from agent.store import salvage as module
 from agent.store import schema
-from agent.store.database import BuryRequest, CursorState, Damaged, Database, Letter, Part, PutRequest
+from agent.store.connection import Damaged
+from agent.store.database import Database
 from agent.store.pages import Pages
+from agent.store.requests import BuryRequest, Letter, Part, PutRequest
 from agent.store.salvage import Report, resume, salvage
+from agent.store.states import CursorState
 from agent.store.streams import Transit
 
 SENDER = b"s" * 16
@@ -507,7 +510,7 @@ def test_dead_letters_survive(tmp_path: Path) -> None:
     overwrite(path, 1)
     salvage(path, "a test")
     db = opened(path)
-    assert [row[6] for row in db.letters()] == [f"reason {i}" for i in range(10)]
+    assert [row[6] for row in db.letters.all()] == [f"reason {i}" for i in range(10)]
     db.close()
 
 

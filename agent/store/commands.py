@@ -1,0 +1,104 @@
+"""What a command does to a store, with an agent that holds it or without (agent/store/control.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent import clock
+from agent.store import schema
+from agent.store.database import Database
+from agent.store.schema import Row
+from agent.store.streams import Identity
+
+
+def replay(db: Database, ids: Sequence[int] | None) -> list[Row]:
+    """Put dead letters (all for None) again into the channel they came from, under their old identity.
+
+    Returns the new rows. What a source buried before it was an event stays.
+    """
+    if not db.origin:
+        db.start()  # by command, without an agent: the rows need an origin of their own
+    names = {c.name: c.id for c in db.channels.values()}
+    work = db.begin()
+    with db.transaction():
+        db.keep_opening()
+        for letter in db.letters.all():
+            target = names.get(letter[1])
+            if (ids is not None and letter[0] not in ids) or target is None or letter[2]:
+                continue
+            identity = schema.pack_identity((Identity(letter[3], letter[4], 1),)) if letter[3] else None
+            db.batches.store(1 << target, letter[7], 1, identity, work)
+            db.letters.remove(letter, work)
+        channels = db.places.move({}, work)
+    db.settle(work, channels)
+    return work.rows
+
+
+def delete_letters(db: Database, ids: Sequence[int] | None) -> int:
+    """Drop dead letters (all for None) for good; how many there were."""
+    chosen = [letter for letter in db.letters.all() if ids is None or letter[0] in ids]
+    work = db.begin()
+    with db.transaction():
+        for letter in chosen:
+            db.letters.remove(letter, work)
+    db.letters.bytes += work.letter_bytes
+    return len(chosen)
+
+
+def forget(db: Database, name: str) -> int:
+    """Give up a channel and what only it still had to deliver; how many events that were."""
+    state = db.places.named(name)
+    db.version += 1
+    with db.transaction():
+        db.places.forget(state, db.position)
+    del db.places.channels[state.id]
+    db.places.receipts.pop(state.id, None)
+    return state.inside
+
+
+def describe(db: Database) -> dict[str, Any]:
+    """Everything that a store holds, as plain values."""
+    wal = db.path.with_name(db.path.name + "-wal")
+    return {
+        "file": str(db.path),
+        "format": schema.USER_VERSION,
+        "file_bytes": db.path.stat().st_size,
+        "wal_bytes": wal.stat().st_size if wal.exists() else 0,
+        "free_bytes": db.free_pages() * db.page_size,
+        "position": db.position,
+        "origins": [{"origin": o.hex(), "last": end - base} for (o, base, _), end in db.openings.spans(db.position)],
+        "channels": _channels(db),
+        "streams": [
+            {
+                "origin": o.hex(),
+                "channel": c,
+                "settled": s.coverage.settled,
+                "ranges": [list(r) for r in s.coverage.ranges],
+            }
+            for (o, c), s in db.streams.items()
+        ],
+        "marks": {source: sorted(marks) for source, marks in db.marks.items()},
+        "letters": db.letters.count(),
+        "letter_bytes": db.letters.bytes,
+        "lost": [{"origin": (r[1] or b"").hex(), "first": r[2], "count": r[3], "reason": r[5]} for r in db.lost()],
+        "full": "",
+        "held_by": None,
+    }
+
+
+def _channels(db: Database) -> list[dict[str, Any]]:
+    now, found = clock.wall_ms(), []
+    for state in db.channels.values():
+        head = db.read(state.id, state.place.cursor, 1, 1)
+        found.append(
+            {
+                "name": state.name,
+                "events": state.inside,
+                "bytes": state.inside_bytes,
+                "cursor": state.place.cursor,
+                "finished": [list(r) for r in state.place.finished],
+                "oldest_seconds": max(0, now - head[0].wall_ms) / 1000 if head else 0.0,
+            }
+        )
+    return found
