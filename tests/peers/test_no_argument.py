@@ -12,7 +12,7 @@ from tests.needs import need
 from tests.peers.harness import ROOT
 
 INSIDE = """
-import fcntl, json, socket, struct, subprocess, sys, urllib.request
+import fcntl, json, socket, struct, subprocess, sys, time, urllib.request
 with socket.socket() as sock:
     fcntl.ioctl(sock, 0x8914, struct.pack("16sH14s", b"lo", 0x1 | 0x40, b""))  # SIOCSIFFLAGS: UP, RUNNING
 
@@ -32,7 +32,7 @@ def status(port):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/status") as answer:
                 return json.load(answer)
         except OSError:
-            pass
+            time.sleep(0.05)  # thousands of tries would once come from the port that they go to, and meet themselves
 
 aggregator = start("aggregator")
 found = {"aggregator": banner(aggregator), "ready": aggregator.stdout.readline(), "pid": aggregator.pid}
