@@ -12,12 +12,14 @@ from tests.needs import need
 from tests.peers.harness import ROOT
 
 INSIDE = """
-import fcntl, json, socket, struct, subprocess, sys, time, urllib.request
+import atexit, fcntl, json, socket, struct, subprocess, sys, time, urllib.request
 with socket.socket() as sock:
     fcntl.ioctl(sock, 0x8914, struct.pack("16sH14s", b"lo", 0x1 | 0x40, b""))  # SIOCSIFFLAGS: UP, RUNNING
 
 def start(package):
-    return subprocess.Popen([sys.executable, "-m", package], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    one = subprocess.Popen([sys.executable, "-m", package], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    atexit.register(one.kill)
+    return one
 
 def banner(process):
     lines = []
