@@ -6,6 +6,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from agent.errors import ChannelError
 from agent.store import schema
 
 
@@ -37,6 +38,20 @@ def is_nothing(path: Path) -> bool:
         return True
     wal = path.with_name(path.name + "-wal")
     return path.stat().st_size == 0 and not (wal.exists() and wal.stat().st_size)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder of a store, made if need be. ChannelError if it can't be, or if a Java Flume keeps events in it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ChannelError(f"can't make the folder {folder} for the store: {error.strerror}") from None
+    java = next(iter(sorted(folder.glob("log-[0-9]*"))), None)
+    if java is not None:
+        raise ChannelError(
+            f"{folder} holds a Java Flume's file channel ({java.name}): drain it first (run that Flume with its sinks "
+            "until ChannelSize is 0), then move its log-* files away or name another folder"
+        )
 
 
 def sync_folder(path: Path) -> None:

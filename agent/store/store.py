@@ -21,20 +21,21 @@ from typing import Any, ClassVar, TypeVar
 
 from agent.errors import ChannelError, ChannelFull
 from agent.store import commands, control
+from agent.store.creation import make_folder
 from agent.store.database import Database
 from agent.store.lock import StoreLock
+from agent.store.orphans import Orphans
 from agent.store.queue import ChannelQueue, Segment
+from agent.store.recovery import missing
 from agent.store.requests import BuryRequest, Kept, PutRequest, Request
 from agent.store.schema import Row
 from agent.store.states import ChannelState
-from agent.store.writer import Job, Options, Writer, missing
+from agent.store.writer import Job, Options, Writer
 
 log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 1.0
 """A cursor that moved waits at most this long for a commit to travel with."""
-ORPHAN_SECONDS = 5.0
-"""So long after the store was opened, or one of its channels was closed, the channels that nobody drains are named."""
 
 Answer = TypeVar("Answer")
 
@@ -58,8 +59,7 @@ class Store:
         self._flush: asyncio.TimerHandle | None = None
         self._chains: dict[bytes, tuple[bytes, int]] = {}
         self._server: asyncio.Server | None = None
-        self._orphan_watch: asyncio.TimerHandle | None = None
-        self._orphans_named: set[str] = set()
+        self._watch = Orphans(folder, self.orphans)
 
     # ---- life
 
@@ -88,11 +88,11 @@ class Store:
             self._open.pop(self.folder, None)
             await self._stop()
         else:
-            self._watch_orphans()
+            self._watch.watch()
 
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        _make_folder(self.folder)
+        make_folder(self.folder)
         self.lock = StoreLock(self.folder / "headrace.lock")
         self.writer = Writer(self.folder / "headrace.db", self.options, self, self._loop)
         try:
@@ -110,15 +110,15 @@ class Store:
         except BaseException:
             await self._stop()
             raise
-        self._watch_orphans()
+        self._watch.watch()
 
     async def _stop(self) -> None:
         if self._server:
             self._server.close()
             (self.folder / control.SOCKET).unlink(missing_ok=True)
-        for timer in (self._flush, self._orphan_watch):
-            if timer:
-                timer.cancel()
+        if self._flush:
+            self._flush.cancel()
+        self._watch.cancel()
         await asyncio.to_thread(self.writer.join)
         self.lock.release()
 
@@ -171,6 +171,10 @@ class Store:
     def chain(self, segments: list[Segment]) -> tuple[bytes, int] | None:
         """For an audit: the origin before that of these events, and its last number."""
         return self._chains.get(segments[0].row.origin) if segments[0].after == 0 else None
+
+    def orphans(self) -> dict[str, int]:
+        """Channels that are not configured: the events that they have yet to deliver."""
+        return {c.name: c.inside for c in list(self.db.channels.values()) if c.name not in self.queues and c.inside}
 
     # ---- what channels ask for
 
@@ -281,31 +285,6 @@ class Store:
         for wake in list(self.on_rows.values()):
             wake()
 
-    # ---- channels that have left the configuration
-
-    def orphans(self) -> dict[str, int]:
-        """Channels that are not configured: the events that they have yet to deliver."""
-        return {c.name: c.inside for c in list(self.db.channels.values()) if c.name not in self.queues and c.inside}
-
-    def _watch_orphans(self) -> None:
-        """Look for them when those that stay have registered, which they do one by one."""
-        if self._orphan_watch:
-            self._orphan_watch.cancel()
-        self._orphan_watch = self._loop.call_later(ORPHAN_SECONDS, self._name_orphans)
-
-    def _name_orphans(self) -> None:
-        self._orphan_watch = None
-        found = self.orphans()
-        self._orphans_named &= found.keys()
-        for name, events in found.items():
-            if name not in self._orphans_named:
-                self._orphans_named.add(name)
-                log.warning(
-                    "channel %s is no longer configured, and the store %s keeps %d events for it: configure it to "
-                    "deliver them, or give them up: headrace store forget %s %s",
-                    name, self.folder, events, name, self.folder,
-                )  # fmt: skip
-
     # ---- commands
 
     async def replay(self, ids: list[int] | None) -> int:
@@ -331,19 +310,6 @@ class Store:
             if mine is not None:
                 channel["events"], channel["bytes"] = mine.depth, mine.size
         return seen
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ChannelError(f"can't make the folder {folder} for the store: {error.strerror}") from None
-    java = next(iter(sorted(folder.glob("log-[0-9]*"))), None)
-    if java is not None:
-        raise ChannelError(
-            f"{folder} holds a Java Flume's file channel ({java.name}): drain it first (run that Flume with its sinks "
-            "until ChannelSize is 0), then move its log-* files away or name another folder"
-        )
 
 
 def _nothing(db: Database) -> None:

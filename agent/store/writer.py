@@ -15,18 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from agent.errors import ChannelError, ChannelFull
 from agent.store.connection import Damaged
 from agent.store.database import Database
+from agent.store.recovery import damage, mended, missing, open_database
 from agent.store.requests import BuryRequest, PutRequest, Request, size_of
 from agent.store.schema import Row
-from agent.store.space import Space, sqlite_code
+from agent.store.space import Space
 from agent.store.states import CursorState
-
-if TYPE_CHECKING:
-    from agent.store.salvage import Report
 
 log = logging.getLogger(__name__)
 
@@ -119,17 +117,11 @@ class Writer:
 
     def open(self) -> None:
         """Open or salvage the file and begin an opening. ChannelError."""
-        if any(self.folder.glob(f"{self.path.name}.salvage*")):
-            _resume(self.path)
         try:
-            db = self._database()
-        except (Damaged, sqlite3.DatabaseError) as error:
-            if self.space.is_full(error):
-                raise ChannelError(f"can't open the store {self.path}: {self.space.no_room}") from error
-            if isinstance(error, sqlite3.OperationalError) and sqlite_code(error) != sqlite3.SQLITE_CORRUPT:
-                raise ChannelError(f"can't open the store {self.path}: {error}") from error
-            self._report(_salvage(self.path, str(error)))
-            db = self._database()
+            db = open_database(self.path, self._database)
+        except sqlite3.OperationalError as error:
+            why = self.space.no_room if self.space.is_full(error) else str(error)
+            raise ChannelError(f"can't open the store {self.path}: {why}") from error
         try:
             db.start()
         except sqlite3.OperationalError as error:
@@ -242,40 +234,17 @@ class Writer:
         except RuntimeError:
             pass  # the loop is closed: nobody waits any more
 
-    # ---- a damaged file
-
     def _guarded(self, work: Callable[[], Answer]) -> Answer:
         """Run it; if the file turns out to be damaged, salvage what is readable and run it again."""
         try:
             return work()
-        except Damaged as error:
-            reason = str(error)
-        except sqlite3.DatabaseError as error:
-            if sqlite_code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        except (Damaged, sqlite3.DatabaseError) as error:
+            reason = damage(error)
+            if not reason:
                 raise
-            reason = str(error)
-        old = self.db
-        old.close()
-        report = _salvage(self.path, reason, {c.id: c.name for c in old.channels.values()})
-        self.db = self._database()
-        self.db.resume(old)
-        self._report(report)
-        now = self.db.channels
-        lost = {
-            c.name: (c.put_events - now[i].put_events, c.put_bytes - now[i].put_bytes) for i, c in old.channels.items()
-        }
+        self.db, lost = mended(self.db, reason, self._database)
         self._post(self.told.salvaged, lost, missing(self.db))
         return work()
-
-    def _report(self, report: Report) -> None:
-        log.error(
-            "%s was damaged (%s): %d events salvaged into a new file, %d numbers missing; the damaged one is kept: %s",
-            self.path, report.reason, report.events, report.lost_events, report.damaged,
-        )  # fmt: skip
-        for origin, first, count in report.lost:
-            log.error("missing: %d events of origin %s from number %d", count, origin.hex(), first)
-        for note in report.notes:
-            log.warning("salvage: %s", note)
 
     # ---- a full disk, and free pages
 
@@ -336,20 +305,3 @@ class Writer:
             before, self.space.used = self.space.used, self.db.used_bytes()
             if self.space.used < before:
                 self._post(self.told.freed)
-
-
-def missing(db: Database) -> int:
-    """Events that are certainly lost; those that may have been delivered before don't count."""
-    return sum(row[3] for row in db.lost() if row[5].startswith("lost:"))
-
-
-def _salvage(path: Path, reason: str, names: Mapping[int, str] | None = None) -> Report:
-    from agent.store.salvage import salvage  # only when it is needed: most stores never are
-
-    return salvage(path, reason, names)
-
-
-def _resume(path: Path) -> None:
-    from agent.store.salvage import resume
-
-    resume(path)

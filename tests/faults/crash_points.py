@@ -100,7 +100,7 @@ def _salvage(on: str, leg: str) -> list[Step]:
     """Each step of a salvage (agent/store/salvage.py has them numbered)."""
     run, renamed = f"{SALVAGE}:_Salvage.run", f"{SALVAGE}:_sync"
     steps = (
-        ("called", f"{WRITER}:_salvage", "", 1),
+        ("called", "agent.store.recovery:_salvage", "", 1),
         ("new file", f"{SALVAGE}:create", "", 1),
         ("small tables", f"{SALVAGE}:_Salvage._small_tables", "", 1),
         ("batches", f"{SALVAGE}:_Salvage._batches", "", 1),

@@ -643,9 +643,9 @@ def test_a_channel_that_left_with_events_inside_is_named_once(tmp_path: Path, ca
         caplog.clear()
         async with opened(tmp_path, "c1", "c2", "more") as (one, two, more):
             await more.close()
-            assert one.store._orphan_watch
+            assert one.store._watch.timer
             for _ in range(2):  # what that timer does, and the one of the next close
-                one.store._name_orphans()
+                one.store._watch.name()
             assert [c.counter.value("orphan_events") for c in (one, two)] == [2, 0]
 
     with caplog.at_level(logging.WARNING):
