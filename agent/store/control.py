@@ -17,8 +17,8 @@ import asyncio
 import json
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,8 @@ async def ask(folder: Path, command: str, **arguments: Any) -> Answer:
     """Run a command on the store of a folder. ChannelError: it says why it can't be done."""
     socket = folder / SOCKET
     try:
-        reader, writer = await asyncio.open_unix_connection(_short(socket), limit=1 << 30)
+        with _short(socket) as name:
+            reader, writer = await asyncio.open_unix_connection(name, limit=1 << 30)
     except (FileNotFoundError, ConnectionRefusedError):
         return await asyncio.to_thread(_alone, folder, command, arguments)
     except OSError as error:
@@ -70,11 +71,17 @@ def _checked(folder: Path, line: bytes) -> Answer:
     return answer
 
 
-def _short(socket: Path) -> str:
+@contextmanager
+def _short(socket: Path) -> Iterator[str]:
     """A name for the socket that fits into sun_path (108 bytes) however deep its folder lies."""
     if len(os.fsencode(socket)) < 100:
-        return str(socket)
-    return f"/proc/self/fd/{os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)}/{socket.name}"
+        yield str(socket)
+        return
+    fd = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{fd}/{socket.name}"
+    finally:
+        os.close(fd)
 
 
 # ---- the holder's side
@@ -98,7 +105,8 @@ async def serve(store: Store) -> asyncio.Server:
 
     mask = os.umask(0o177)
     try:
-        return await asyncio.start_unix_server(talk, _short(socket), limit=LINE)
+        with _short(socket) as name:
+            return await asyncio.start_unix_server(talk, name, limit=LINE)
     finally:
         os.umask(mask)
 

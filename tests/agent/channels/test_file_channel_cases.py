@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -652,3 +653,18 @@ def test_a_channel_that_left_with_events_inside_is_named_once(tmp_path: Path, ca
         run(test)
     (said,) = [record.getMessage() for record in caplog.records if "no longer configured" in record.getMessage()]
     assert "keeps 2 events" in said and f"headrace store forget gone {tmp_path}" in said
+
+
+def test_a_store_in_a_deep_folder_takes_commands(tmp_path: Path) -> None:
+    """The name of a Unix socket has 108 bytes; a folder's may have more, and costs no descriptor for good."""
+    folder = tmp_path / ("deep" * 20) / ("down" * 20)
+
+    async def test() -> None:
+        async with opened(folder) as (channel,):
+            await channel.put(batch("a"))
+            (seen,) = (await control.ask(folder, "inspect"))["channels"]
+            assert seen["events"] == 1
+            held = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]  # noqa: ASYNC240
+            assert str(folder) not in held
+
+    run(test)
