@@ -113,5 +113,5 @@ class Builder:
         if group is None:
             return Outlet(sinks, sinks[0].send)
         processor = cast(Processor, self.make(group.processor))
-        processor.sinks = sinks  # type: ignore[attr-defined]
+        processor.sinks = sinks
         return Outlet(sinks, processor.process, processor)

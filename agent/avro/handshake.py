@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agent.avro import schema
-from agent.avro.record import read_varint, varint
+from agent.avro.record import length, read_varint, varint
 from agent.errors import RemoteProtocolError
 
 BOTH, CLIENT, NONE = 0, 1, 2
@@ -115,19 +115,12 @@ def write_map(entries: Mapping[str, bytes]) -> bytes:
     """map<bytes>, as in call metadata."""
     if not entries:
         return b"\0"
-    out = [_length(len(entries))]
+    out = [length(len(entries))]
     for name, value in entries.items():
         raw = name.encode()
-        out += _length(len(raw)), raw, _length(len(value)), value
+        out += length(len(raw)), raw, length(len(value)), value
     out.append(b"\0")
     return b"".join(out)
-
-
-_SHORT = tuple(varint(number) for number in range(256))
-
-
-def _length(number: int) -> bytes:
-    return _SHORT[number] if number < 256 else varint(number)
 
 
 def read_map(data: bytes, pos: int, limit: int = MAX_META) -> tuple[dict[str, bytes], int]:

@@ -52,7 +52,8 @@ def read_varint(data: bytes | memoryview, pos: int) -> tuple[int, int]:
 _LENGTHS = [varint(number) for number in range(4096)]
 
 
-def _length(number: int) -> bytes:
+def length(number: int) -> bytes:
+    """A count or length as zig-zag varint; those that occur are looked up."""
     return _LENGTHS[number] if number < 4096 else varint(number)
 
 
@@ -73,10 +74,10 @@ def encode_headers(headers: dict[str, str]) -> bytes:
     """An event up to its body."""
     if not headers:
         return b"\0"
-    out = [_length(len(headers))]
+    out = [length(len(headers))]
     for key, value in headers.items():
         raw, text = key.encode(), value.encode()
-        out += (_length(len(raw)), raw, _length(len(text)), text)
+        out += (length(len(raw)), raw, length(len(text)), text)
     out.append(b"\0")
     return b"".join(out)
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from agent.event import Batch
 from agent.processor import Processor
-from agent.sink import Sink
 
 
 class DefaultProcessor(Processor):
     """Flume's DefaultSinkProcessor: takes exactly one sink."""
-
-    sinks: Sequence[Sink]
 
     async def process(self, batch: Batch) -> bytes | None:
         return await self.sinks[0].send(batch)

@@ -19,6 +19,7 @@ from agent.channels.file import FileChannel, FileChannelConfig
 from agent.event import Batch, Event
 from agent.metrics import ChannelCounter
 from agent.store.creation import create
+from tests.faults.test_delivery_cases import RECEIVER
 from tests.peers.harness import ROOT, Program, free_port, http_get, wait_until
 
 pytestmark = pytest.mark.fault
@@ -40,20 +41,6 @@ c.sinks.out.port = {avro}
 c.sinks.out.channel = ch
 c.sinks.out.backoff = 50ms
 c.sinks.out.maxBackoff = 200ms
-"""
-AGGREGATOR = """\
-r.sources = in
-r.channels = ch
-r.sinks = table
-r.sources.in.type = avro
-r.sources.in.bind = 127.0.0.1
-r.sources.in.port = {avro}
-r.sources.in.channels = ch
-r.channels.ch.type = file
-r.channels.ch.path = {folder}/store
-r.sinks.table.type = sqlite
-r.sinks.table.database = {folder}/events.db
-r.sinks.table.channel = ch
 """
 COUNT = 120
 PAGE = 1024
@@ -137,7 +124,7 @@ def test_every_event_arrives_or_is_named(
     path.write_bytes(data)
 
     collector.start()
-    aggregator = program("aggregator", AGGREGATOR.format(avro=avro, folder=tmp_path / "aggregator"))
+    aggregator = program("aggregator", RECEIVER.format(port=avro, folder=tmp_path / "aggregator"))
     wait_until(lambda: collector.count("CHANNEL.ch", "ChannelSize") == 0, 30, "an empty channel")
     lost = lost_numbers(store)
     found = arrived(tmp_path / "aggregator" / "events.db")
