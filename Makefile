@@ -42,12 +42,11 @@ soak: $(STAMPS)/python peers
 docs: $(STAMPS)/python
 	$(BIN)/python -m agent.config.tables > docs/components.md
 
-# What the real peers need: programs, and Flume's jars by way of the user's Maven repository.
+# What the real peers need: programs, and jars by way of the user's Maven repository.
 peers: $(STAMPS)/python
 	@tests/peers/install $(PEERS)
-	@command -v mvn > /dev/null && command -v javac > /dev/null \
-	    && $(BIN)/python -c 'from tests.peers import flume; flume.jars()' \
-	    || echo "-- no jars of Flume: the tests against it are skipped, by name"
+	@command -v mvn > /dev/null && $(BIN)/python -m tests.peers.jars \
+	    || echo "-- jars are missing: the tests that need them are skipped, by name"
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -109,6 +109,7 @@ class Builder:
             sink = cast(Sink, self.make(spec))
             sink.counter = self.metrics.counter(SinkCounter, spec.name)
             sink.durable = channel.durable and (alone or not sink.keeps_receipt)
+            sink.folder = channel.folder
             sinks.append(sink)
         if group is None:
             return Outlet(sinks, sinks[0].send)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
 
 from agent.component import Component
@@ -105,7 +106,13 @@ class Channel(Component):
         return None
 
     async def keep_receipt(self, receipt: bytes) -> None:
-        """Store a receipt now, without moving the cursor. Nothing happens where none are kept."""
+        """Store a receipt now, with the cursor as all commits so far have left it; returns once both are on the device.
+        DeliveryError if there is no room even for that. Nothing happens where none are kept."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it keeps its events, if it does so in files."""
+        return None
 
     @property
     def depth(self) -> int:

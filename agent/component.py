@@ -28,7 +28,21 @@ KINDS = {
     "serializers": "Serializer",
     "services": "Service",
 }
-EXTRAS = {"paho": "mqtt", "fastavro": "avro", "sqlite_utils": "sqlite"}
+EXTRAS = {
+    "paho": "mqtt",
+    "fastavro": "avro",
+    "sqlite_utils": "sqlite",
+    "hdfs_native": "hdfs",
+    "cramjam": "hdfs",
+    "backports": "hdfs",
+    "happybase": "hbase",
+    "thriftpy2": "hbase",
+    "pymetastore": "hive",
+    "thrift": "hive",
+    "confluent_kafka": "kafka",
+    "pymysql": "sql",
+    "psycopg": "sql",
+}
 
 
 class Component:

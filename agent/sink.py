@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import ClassVar
 
 from agent.component import Component
@@ -18,12 +20,16 @@ class SinkConfig(Config):
     maxBackoff: Seconds = key("maxBackoff", Seconds(30.0), unit="ms", low=0.001, doc="longest wait after failures")
 
 
+async def _keep_nothing(receipt: bytes) -> None:
+    """Where nobody keeps receipts."""
+
+
 class Sink(Component):
     """`send` returns once the far side has accepted.
 
     Set by the agent before `open`: `receipt`, the last receipt that was kept (None at first, or where the channel
-    keeps none); `durable`, whether receipts are kept; `counter`. If `open` sets another `receipt`, the runner keeps it
-    before the first `send`.
+    keeps none); `durable`, whether receipts are kept; `keep`; `folder`; `counter`. If `open` sets another `receipt`,
+    the runner keeps it before the first `send`.
     """
 
     Config: ClassVar[type[Config]] = SinkConfig
@@ -31,6 +37,12 @@ class Sink(Component):
     durable: bool = False
     keeps_receipt: ClassVar[bool] = False
     """Whether its `send` returns receipts. A channel keeps one: of two such sinks on a channel neither is `durable`."""
+    keep: Callable[[bytes], Awaitable[None]] = staticmethod(_keep_nothing)
+    """Keep a receipt now, with the place in the channel that all `send`s so far have led to; returns once both are on
+    the device. For what must be said before it is done outside (a file is about to get its final name). DeliveryError
+    if it could not be kept; does nothing where none are kept."""
+    folder: Path | None = None
+    """Where the channel keeps its events: the place for what a sink keeps beside its receipt. None: in memory."""
     counter: SinkCounter
 
     batch_size: int = 100

@@ -111,6 +111,8 @@ class SinkRunner:
             receipt = self.channel.receipt()
             for sink in self.sinks:
                 sink.receipt = receipt
+                if sink.durable:
+                    sink.keep = self.channel.keep_receipt
                 await sink.open()
                 if sink.receipt is not None and sink.receipt != receipt:
                     await self.channel.keep_receipt(sink.receipt)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.needs import PREFIX, need
-from tests.peers import harness
+from tests.peers import harness, shared
 
 __all__ = ["need"]
 
@@ -27,7 +27,8 @@ LIMIT_SECONDS = 120
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the harness's progress lines through the capture."""
+    """Let the harness's progress lines through the capture; a place for the servers of this run."""
+    shared.begin()
     capture = config.pluginmanager.getplugin("capturemanager")
 
     def show(text: str) -> None:
@@ -37,6 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
             print(f"  .. {text}", file=sys.stderr, flush=True)
 
     harness._progress[:] = [show]
+
+
+def pytest_unconfigure() -> None:
+    shared.end()
 
 
 def _bounded(item: pytest.Item) -> Iterator[Any]:

@@ -7,9 +7,10 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import pytest
+
+from tests.peers import jars
 
 PREFIX = "peer not here: "
 SBIN = os.pathsep.join(("/usr/sbin", "/usr/local/sbin", "/sbin"))
@@ -29,8 +30,8 @@ DEBIAN = {
 def need(*names: str) -> None:
     """Skip the test (with CI=true: fail it) unless each of these is here.
 
-    A name is a program on PATH, or one of `flume` (its jars in the user's Maven repository), `mount-namespace`,
-    `root`.
+    A name is a program on PATH, a peer whose jars come by Maven (a folder of tests/peers with a pom), or one of
+    `mount-namespace`, `root`.
     """
     for name in names:
         reason = missing(name)
@@ -46,6 +47,8 @@ def missing(name: str) -> str:
     check = CHECKS.get(name)
     if check:
         return check()
+    if name in jars.names():
+        return _maven(name)
     if find(name):
         return ""
     return f"apt-get install {DEBIAN[name]}" if name in DEBIAN else "no such program on PATH"
@@ -56,16 +59,10 @@ def find(program: str) -> str | None:
     return shutil.which(program) or shutil.which(program, path=SBIN)
 
 
-def maven_repository() -> Path:
-    """The user's Maven repository."""
-    return Path(os.environ.get("HEADRACE_M2", Path.home() / ".m2" / "repository"))
-
-
-def _flume() -> str:
+def _maven(name: str) -> str:
     if missing("java"):
         return missing("java")
-    jar = maven_repository() / "org/apache/flume/flume-ng-node/1.11.0/flume-ng-node-1.11.0.jar"
-    return "" if jar.exists() else "its jars are not in the Maven repository: make peers"
+    return "" if jars.is_here(name) or not missing("mvn") else "its jars are not here: make peers"
 
 
 def _mount_namespace() -> str:
@@ -81,4 +78,4 @@ def _root() -> str:
     return "" if os.geteuid() == 0 else "not root"
 
 
-CHECKS: dict[str, Callable[[], str]] = {"flume": _flume, "mount-namespace": _mount_namespace, "root": _root}
+CHECKS: dict[str, Callable[[], str]] = {"mount-namespace": _mount_namespace, "root": _root}

@@ -15,7 +15,7 @@ from typing import ClassVar
 from agent import clock
 from agent.channel import Channel, Put, SourceMarks, Take
 from agent.config.fields import Bytes, Config, Seconds, key
-from agent.errors import ChannelError, ChannelFull
+from agent.errors import ChannelError, ChannelFull, DeliveryError
 from agent.event import Batch, Event
 from agent.source import DeadLetter, Kept
 from agent.store.queue import ChannelQueue, Segment
@@ -375,9 +375,9 @@ class FileChannel(Channel):
         return self.store.receipt(self.queue)
 
     async def keep_receipt(self, receipt: bytes) -> None:
-        channel = self.queue.id
-        await self.store.call(lambda db: db.apply([], {}, {channel: receipt}))
-        self.queue.receipt = receipt
+        self.store.moved(self.queue, receipt)
+        if not await self.store.flush(self.queue):
+            raise DeliveryError(f"the store {self.store.folder} has no room: {self.store.full}")
 
     @property
     def depth(self) -> int:

@@ -77,8 +77,8 @@ class FileRollSink(Sink):
         super().__init__(name, config)
         self.batch_size = self.config.batchSize
         base, rest = split(self.config.directory)
-        self.root, self.folder = Path(base).expanduser(), Escape(rest)
-        self.fixed = self.folder.fixed
+        self.root, self.pattern = Path(base).expanduser(), Escape(rest)
+        self.fixed = self.pattern.fixed
         self.serializer = make_serializer(self.config.serializer, self.config.serializerKeys)
         self.started = clock.wall_ms()
         self.missed = False
@@ -130,8 +130,8 @@ class FileRollSink(Sink):
             return [Part(fixed, header, self.serializer.encode(batch))]
         folders: dict[str, list[int]] = {}
         for index, event in enumerate(batch.events):
-            folders.setdefault(safe(self.folder.expand(event.headers)), []).append(index)
-        if self.folder.missed and not self.missed:
+            folders.setdefault(safe(self.pattern.expand(event.headers)), []).append(index)
+        if self.pattern.missed and not self.missed:
             self.missed = True
             self.log.warning("an event without a timestamp header goes by the time of writing")
         whole = len(folders) == 1

@@ -226,6 +226,10 @@ class Store:
         self._flush = None
         self.writer.jobs.put(Job(_nothing))
 
+    async def flush(self, channel: ChannelQueue) -> bool:
+        """Bring what has moved to a commit now; whether the channel's receipt is on the device then."""
+        return await self.call(lambda db: channel.id not in self.writer.waiting_receipts)
+
     async def load(self, channel: ChannelQueue) -> None:
         """Read ahead from the file for a channel that is behind; one call at a time for a channel."""
         after = channel.read_to

@@ -108,6 +108,12 @@ class Writer:
                 self._receipts[channel] = receipt
 
     @property
+    def waiting_receipts(self) -> frozenset[int]:
+        """Channels whose receipt is not on the device yet."""
+        with self._moved_lock:
+            return frozenset(self._receipts)
+
+    @property
     def stalled_seconds(self) -> float:
         """How long the commit under way has taken; 0 while there is none (health and watchdog look at it)."""
         began = self._began

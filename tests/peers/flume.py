@@ -1,24 +1,21 @@
 """A real Flume 1.11: its agent as a server of the harness, and its clients as commands.
 
-The jars come from the user's Maven repository (`make peers` fills it) into ~/.cache/headrace/flume-1.11.0, once.
+Its jars: tests/peers/jars.py.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import zlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent.avro import record
 from agent.avro.container import ContainerReader
-from tests.peers.harness import Server, free_port, http_get, progress
+from tests.peers import jars as maven
+from tests.peers.harness import Server, free_port, http_get
 
 HERE = Path(__file__).parent / "flume"
-VERSION = "1.11.0"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / f"flume-{VERSION}"
 MAIN = "org.apache.flume.node.Application"
 CLI_CLIENT = "org.apache.flume.client.avro.AvroCLIClient"
 
@@ -28,29 +25,18 @@ Read = tuple[dict[str, str], bytes]
 
 def jars() -> Path:
     """The folder with Flume's jars and our compiled client; made at the first call, which may take half a minute."""
-    done = CACHE / f"done-{_stamp()}"
-    if not done.exists():
-        shutil.rmtree(CACHE, ignore_errors=True)
-        CACHE.mkdir(parents=True)
-        progress(f"copying Flume {VERSION}'s jars to {CACHE}")
-        _run(
-            "mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies",
-            f"-DoutputDirectory={CACHE / 'lib'}", "-DincludeScope=runtime",
-        )  # fmt: skip
-        _run("javac", "-cp", f"{CACHE}/lib/*", "-d", str(CACHE), str(HERE / "Send.java"))
-        done.touch()
-    return CACHE
-
-
-def _stamp() -> str:
-    """Changes with the files that the folder is made of."""
-    return f"{zlib.crc32(b''.join((HERE / name).read_bytes() for name in ('pom.xml', 'Send.java'))):08x}"
+    lib, folder = maven.jars("flume"), maven.folder("flume")
+    source = HERE / "Send.java"
+    compiled = folder / "Send.class"
+    if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            _run("javac", "-cp", lib, "-d", made, str(source))
+            (Path(made) / compiled.name).replace(compiled)
+    return folder
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-    return done.stdout
+    return maven.run(*command, timeout=300).decode()
 
 
 def classpath() -> str:

@@ -114,6 +114,8 @@ class Server:
         self.log_file = folder / f"{name}.log"
         self.env: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        """Of a process that another one started (tests/peers/shared.py)."""
 
     def command(self) -> Sequence[str]:
         """The program and its arguments."""
@@ -129,12 +131,27 @@ class Server:
     @property
     def pid(self) -> int:
         """The process id; AssertionError if it doesn't run."""
-        assert self.process is not None, f"{self.name} is not started"
-        return self.process.pid
+        assert self.process is not None or self._pid, f"{self.name} is not started"
+        return self.process.pid if self.process else self._pid
+
+    def pids(self) -> list[int]:
+        """Of every process that it is made of; a server of several parts names those too."""
+        return [self.pid]
+
+    def let_go(self) -> None:
+        """It outlives who started it; whoever knows its pid ends it."""
+        self._pid = self.pid
+        if self.process:
+            self.process.returncode = 0  # nobody here waits for it
+            self.process = None
+        if self in LIVE:
+            LIVE.remove(self)
 
     @property
     def running(self) -> bool:
-        return self.process is not None and self.process.poll() is None
+        if self.process is None:
+            return self._pid > 0 and Path(f"/proc/{self._pid}").exists()
+        return self.process.poll() is None
 
     @property
     def log(self) -> str:

@@ -233,6 +233,21 @@ def test_marks_and_receipts_come_back(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_receipt_kept_now_takes_the_cursor_along(tmp_path: Path) -> None:
+    """keep_receipt returns with its receipt and every commit before it on the device; an older receipt never follows."""
+
+    async def test() -> None:
+        async with opened(tmp_path) as (channel,):
+            await channel.put(batch("a", "b"))
+            take = await channel.take(1)
+            take.commit(b"a sent")
+            await channel.keep_receipt(b"about to rename")
+            kept = await channel.store.call(lambda db: (db.receipts[channel.queue.id], db.channels["c1"].inside))
+            assert kept == (b"about to rename", 1)
+
+    run(test)
+
+
 def test_a_put_waits_for_room(tmp_path: Path) -> None:
     """Within keep-alive a put over capacity goes on as soon as the sink makes room."""
 
