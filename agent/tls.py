@@ -115,6 +115,14 @@ class ClientTlsConfig(TlsConfig):
     verify_hostname: bool = key("verifyHostname", True, doc="the certificate must carry the hostname")
 
 
+class PemTlsConfig(Config):
+    """Keys of a client that knows by its url whether to speak TLS; only PEM files."""
+
+    pem_truststore: str = key("ssl.truststore", "", doc="PEM file of the CAs to trust; default: the system's")
+    pem_keystore: str = key("ssl.keystore", "", doc="PEM file with our certificate and key")
+    pem_password: Secret = key("ssl.keyPassword", Secret(""), doc="password of the key in ssl.keystore")
+
+
 @dataclass(frozen=True)
 class Store:
     """A keystore or truststore as PEM."""
@@ -155,6 +163,20 @@ def client_context(config: ClientTlsConfig) -> ssl.SSLContext:
         context.load_default_certs()
     if path := config.keystore:
         _load_own(context, config, path)
+    return context
+
+
+def pem_context(config: PemTlsConfig) -> ssl.SSLContext:
+    """TLS that verifies certificate and host name. ConfigError names the file that can't be read."""
+    try:
+        context = ssl.create_default_context(cafile=config.pem_truststore or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"ssl.truststore {config.pem_truststore}: {error}") from None
+    if config.pem_keystore:
+        try:
+            context.load_cert_chain(config.pem_keystore, password=str(config.pem_password) or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(f"ssl.keystore {config.pem_keystore}: {error}") from None
     return context
 
 
