@@ -99,6 +99,7 @@ JAVA: dict[str, dict[str, str]] = {
         "serialization.BodyTextEventSerializer": "text",
         "serialization.HeaderAndBodyTextEventSerializer": "header_and_text",
         "serialization.FlumeEventAvroEventSerializer": "avro_event",
+        "sink.hdfs.AvroEventSerializer": "avro_datum",
     },
     "services": {},
 }

@@ -1,0 +1,1 @@
+"""What is inside the files of the hdfs and hive sinks. Pure: batches in, bytes out."""
