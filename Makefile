@@ -11,7 +11,7 @@ KILLS ?= 500
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
-PEERS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn
+PEERS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn mariadbd postgresql
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench soak docs peers clean

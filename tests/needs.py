@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,8 @@ DEBIAN = {
     "mvn": "maven",
     "strace": "strace",
     "openssl": "openssl",
+    "mariadbd": "mariadb-server",
+    "postgresql": "postgresql",
 }
 
 
@@ -78,4 +81,14 @@ def _root() -> str:
     return "" if os.geteuid() == 0 else "not root"
 
 
-CHECKS: dict[str, Callable[[], str]] = {"mount-namespace": _mount_namespace, "root": _root}
+def _postgresql() -> str:
+    """Debian keeps the server off PATH, one folder a version (tests/peers/postgresql.py)."""
+    here = any(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or find("postgres")
+    return "" if here else f"apt-get install {DEBIAN['postgresql']}"
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "mount-namespace": _mount_namespace,
+    "root": _root,
+    "postgresql": _postgresql,
+}
