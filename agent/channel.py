@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from pathlib import Path
+from types import TracebackType
 from typing import ClassVar, NamedTuple, Self
 
 from agent.component import Component
