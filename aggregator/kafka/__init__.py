@@ -1,0 +1,1 @@
+"""What the kafka source, channel and sink share."""

@@ -1,0 +1,60 @@
+"""Whose a record is: the identity (docs/delivery.md) of what is read from Kafka.
+
+A record that our kafka sink or channel wrote carries it, as record headers or (Flume's event format) event headers:
+
+    headrace.origin   32 hexadecimal digits        headrace.number   decimal
+
+Any other record is named by where it lies, which nobody ever changes: a number one above its offset (numbers begin at
+1), under an origin made of the topic's id, which Kafka gives once, and the partition. So whoever reads it, and however
+often, gives it one name; compacted topics and transactions leave holes in such numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+from agent.serializers.avro_event import NUMBER, ORIGIN
+from agent.store.streams import NUMBER_LIMIT
+
+Name = tuple[bytes, int]
+"""(origin, number) of one event."""
+RecordHeaders = Sequence[tuple[str, bytes | None]]
+
+
+def origin_of(topic_id: bytes, topic: str, partition: int) -> bytes:
+    """Of what lies in a partition; `topic_id` may be all zero with a broker that gives none."""
+    return blake2b(topic_id + b"%d/" % partition + topic.encode(), digest_size=16, person=b"headrace kafka").digest()
+
+
+def carried(headers: RecordHeaders) -> Name | None:
+    """What record headers say; None if they don't, or not so that it makes sense."""
+    found = {name: value for name, value in headers if name in (ORIGIN, NUMBER)}
+    if len(found) < 2:
+        return None
+    return _name((found[ORIGIN] or b"").decode("ascii", "replace"), (found[NUMBER] or b"").decode("ascii", "replace"))
+
+
+def taken_off(headers: dict[str, str]) -> Name | None:
+    """What event headers say, and they don't any more."""
+    if ORIGIN not in headers and NUMBER not in headers:
+        return None
+    return _name(headers.pop(ORIGIN, ""), headers.pop(NUMBER, ""))
+
+
+def record_headers(name: Name) -> list[tuple[str, str | bytes | None]]:
+    """To be written with a record."""
+    return [(ORIGIN, name[0].hex().encode()), (NUMBER, b"%d" % name[1])]
+
+
+def without(headers: Mapping[str, str]) -> dict[str, str]:
+    """Event headers without what they may say of identity: an event can't claim one."""
+    return {name: value for name, value in headers.items() if name not in (ORIGIN, NUMBER)}
+
+
+def _name(origin: str, number: str) -> Name | None:
+    try:
+        found = bytes.fromhex(origin), int(number)
+    except ValueError:
+        return None
+    return found if len(found[0]) == 16 and 0 < found[1] < NUMBER_LIMIT and number.isdigit() else None
