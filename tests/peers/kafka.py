@@ -1,0 +1,190 @@
+"""A real Kafka 4 on free ports of loopback: one broker that is its own controller (KRaft); and Kafka's own tools.
+
+    with Kafka(folder) as kafka:                # formatted at the first start, a restart keeps the data
+        kafka.create_topic("readings", 6)
+        kafka.kill9(); kafka.start()            # a dead broker's session has to end first: 5 to 11 s
+        kafka.consume("readings", committed=True)
+
+`shared_kafka()` is the one that every test of a run may use and nobody may stop; make topics with names of your own.
+With `users` a second listener, `secured`, takes SASL/PLAIN without TLS, and what those users may do is up to `acl`;
+the plain listener is the superuser's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+from tests.peers import jars
+from tests.peers.harness import Server, answers, free_port, progress
+from tests.peers.shared import shared
+
+TOOLS = "org.apache.kafka.tools"
+CLUSTER = "AAAAAAAAAAAAAAAAAAAAAQ"
+QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
+
+
+def shared_kafka() -> Kafka:
+    """The run's Kafka. Use topics of your own; whoever kills a broker starts an own one."""
+    return shared("kafka", Kafka)
+
+
+class Record(NamedTuple):
+    """What a consumer sees of a record; `headers` without order, `time` in ms since the epoch."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+    time: int
+
+
+class Kafka(Server):
+    """At `bootstrap`; with `users` (name -> password) also at `secured`."""
+
+    start_seconds = 90.0
+    stop_seconds = 30.0
+
+    def __init__(self, folder: Path, *, users: Mapping[str, str] | None = None, name: str = "kafka") -> None:
+        super().__init__(name, folder)
+        self.port, self.controller, self.secured_port = free_port(), free_port(), free_port()
+        self.users = dict(users or {})
+        self.properties: dict[str, object] = {}
+        """More of server.properties, for the next start."""
+        self.classpath = jars.jars("kafka")
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def secured(self) -> str:
+        """SASL_PLAINTEXT, mechanism PLAIN."""
+        return f"127.0.0.1:{self.secured_port}"
+
+    def configure(self) -> None:
+        file = self.folder / "server.properties"
+        file.write_text("".join(f"{key}={value}\n" for key, value in (self._server() | self.properties).items()))
+        if not (self.folder / "data").exists():
+            progress("formatting kafka")
+            self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER, "-c", str(file))
+
+    def _server(self) -> dict[str, object]:
+        names = ["PLAINTEXT"] + (["SECURED"] if self.users else [])
+        ports = {"PLAINTEXT": self.port, "SECURED": self.secured_port}
+        listeners = ",".join(f"{name}://127.0.0.1:{ports[name]}" for name in names)
+        settings: dict[str, object] = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller}",
+            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{self.controller}",
+            "advertised.listeners": listeners,
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_PLAINTEXT",
+            "log.dirs": self.folder / "data",
+            "group.initial.rebalance.delay.ms": 0,
+            "broker.session.timeout.ms": 2000,
+            "broker.heartbeat.interval.ms": 500,
+        }
+        for state in ("offsets.topic", "transaction.state.log", "share.coordinator.state.topic"):
+            settings |= {f"{state}.replication.factor": 1, f"{state}.num.partitions": 1}
+        for state in ("transaction.state.log", "share.coordinator.state.topic"):
+            settings[f"{state}.min.isr"] = 1
+        return settings | self._security() if self.users else settings
+
+    def _security(self) -> dict[str, object]:
+        users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        return {
+            "listener.name.secured.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.secured.plain.sasl.jaas.config": f"{login} required {users};",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+
+    def command(self) -> Sequence[str]:
+        return [
+            "java", "-Xmx384m", *jars.LEAN, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info", "-cp", self.classpath,
+            "kafka.Kafka", str(self.folder / "server.properties"),
+        ]  # fmt: skip
+
+    def ready(self) -> bool:
+        return answers(self.port)
+
+    def stop(self) -> int:
+        """SIGKILL, which Kafka survives; an orderly end takes it seconds."""
+        self.kill9()
+        return 0
+
+    # Kafka's own tools.
+
+    def _java(self, main: str, *args: str, stdin: bytes | None = None) -> str:
+        command = ["java", "-Xmx192m", *jars.LEAN, QUIET, "-cp", self.classpath, main, *args]
+        return jars.run(*command, stdin=stdin).decode()
+
+    def tool(self, name: str, *args: str, stdin: bytes | None = None) -> str:
+        """stdout of a tool such as TopicCommand or consumer.ConsoleConsumer, pointed at this broker."""
+        return self._java(f"{TOOLS}.{name}", "--bootstrap-server", self.bootstrap, *args, stdin=stdin)
+
+    def create_topic(self, topic: str, partitions: int = 1, **config: object) -> None:
+        """Make a topic; keys of `config` are written with _ for the dot."""
+        settings = [arg for key, value in config.items() for arg in ("--config", f"{key.replace('_', '.')}={value}")]
+        self.tool("TopicCommand", "--create", "--topic", topic, "--partitions", str(partitions), *settings)
+
+    def acl(self, *args: str) -> None:
+        """kafka-acls: acl("--add", "--allow-principal", "User:alice", "--operation", "Write", "--topic", "t")."""
+        self.tool("AclCommand", *args)
+
+    def console(self, topic: str, count: int, *args: str) -> list[str]:
+        """What the console consumer prints of a topic from its beginning: `count` records, fewer if no more come."""
+        more = ("--from-beginning", "--max-messages", str(count), "--timeout-ms", "15000", *args)
+        return self.tool("consumer.ConsoleConsumer", "--topic", topic, *more).splitlines()
+
+    def group(self, group: str) -> str:
+        """What kafka-consumer-groups --describe says."""
+        return self.tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", group)
+
+    # A client in Python, quick enough for many looks.
+
+    def consume(self, topic: str, *, committed: bool = False, bootstrap: str = "") -> list[Record]:
+        """Every record that the topic holds now, partition by partition; `committed`: as read_committed sees it."""
+        client = Consumer(
+            {
+                "bootstrap.servers": bootstrap or self.bootstrap,
+                "group.id": "harness",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed" if committed else "read_uncommitted",
+            }
+        )
+        try:
+            partitions = client.list_topics(topic, timeout=20).topics[topic].partitions
+            client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+            found: list[Record] = []
+            left = set(partitions)
+            while left:
+                for message in client.consume(1000, timeout=20) or _silent(topic, left):
+                    if message.error() is not None:
+                        left.discard(message.partition())  # the end of it
+                    else:
+                        found.append(_record(message))
+            return sorted(found)
+        finally:
+            client.close()
+
+
+def _silent(topic: str, left: set[int]) -> list[Any]:
+    raise AssertionError(f"nothing more comes of {topic}, partitions {sorted(left)}")
+
+
+def _record(message: Any) -> Record:
+    headers = dict(message.headers() or ())
+    return Record(
+        message.partition(), message.offset(), message.key(), message.value(), headers, message.timestamp()[1]
+    )
