@@ -45,7 +45,7 @@ docs: $(STAMPS)/python
 # What the real peers need: programs, and jars by way of the user's Maven repository.
 peers: $(STAMPS)/python
 	@tests/peers/install $(PEERS)
-	@command -v mvn > /dev/null && $(BIN)/python -m tests.peers.jars \
+	@command -v mvn > /dev/null && $(BIN)/python -m tests.peers.jars && $(BIN)/python -m tests.peers.spark \
 	    || echo "-- jars are missing: the tests that need them are skipped, by name"
 
 clean:
