@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from agent.component import Component
 from agent.config.fields import Config, Seconds, key
+from agent.errors import DeliveryError
 from agent.event import Batch
 from agent.metrics import SinkCounter
+from agent.store.streams import Identity
 
 
 class SinkConfig(Config):
@@ -18,6 +20,17 @@ class SinkConfig(Config):
     channel: str = key("channel", doc="the channel it drains")
     backoff: Seconds = key("backoff", Seconds(1.0), unit="ms", low=0.001, doc="first wait after a failure; doubles")
     maxBackoff: Seconds = key("maxBackoff", Seconds(30.0), unit="ms", low=0.001, doc="longest wait after failures")
+
+
+class Held(NamedTuple):
+    """What an audit finds at a destination: runs of identities, and the file that holds them ("" for rows).
+
+    `gone` says why they can't be read there any more ("is not there"); "" if they can.
+    """
+
+    runs: tuple[Identity, ...]
+    place: str = ""
+    gone: str = ""
 
 
 async def _keep_nothing(receipt: bytes) -> None:
@@ -58,3 +71,12 @@ class Sink(Component):
         DeliveryError: a condition of the destination, the batch waits. Rejected: a cause in an event itself.
         """
         raise NotImplementedError
+
+    def held(self) -> Iterator[Held]:
+        """For an audit: what the destination really holds of what this sink sent, by identity, in any order.
+
+        Called in a thread on a sink that is not open, with `folder` set, while another process may be sending. Ends
+        with Held that says nothing, or raises DeliveryError, where it can't be known: the text says why, and which key
+        to set.
+        """
+        raise DeliveryError("what it sends carries no identity that can be read back")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agent import clock
 from agent.store import schema
+from agent.store.coverage import Coverage
 from agent.store.database import Database
 from agent.store.schema import Row
-from agent.store.streams import Identity
+from agent.store.states import ChannelState
+from agent.store.streams import Identity, identities_of, slice_identity
 
 
 def replay(db: Database, ids: Sequence[int] | None) -> list[Row]:
@@ -85,6 +87,50 @@ def describe(db: Database) -> dict[str, Any]:
         "full": "",
         "held_by": None,
     }
+
+
+def account(db: Database) -> dict[str, Any]:
+    """What an audit must know of a store at one moment, by identity: what each channel was given in its life, what it
+    still holds, what was received, and what was left out. Runs are [origin, first, count]."""
+    letters: dict[tuple[str, str], list[tuple[bytes, int]]] = {}
+    for _, channel, _, origin, number, _, reason, _ in db.letters.all():
+        if origin:
+            letters.setdefault((channel, reason), []).append((origin, number))
+    return {
+        "channels": {c.name: {"put": c.put_events, "inside": _inside(db, c)} for c in db.channels.values()},
+        "letters": [
+            {"channel": channel, "reason": reason, "runs": _plain(identities_of(sorted(ids)))}
+            for (channel, reason), ids in letters.items()
+        ],
+        "streams": [
+            [o.hex(), c, [[1, s.coverage.settled], *s.coverage.ranges] if s.coverage.settled else s.coverage.ranges]
+            for (o, c), s in db.streams.items()
+        ],
+        "origins": [[o.hex(), end - base] for (o, base, _), end in db.openings.spans(db.position)],
+        "lost": sum(row[3] for row in db.lost()),
+    }
+
+
+def _inside(db: Database, channel: ChannelState) -> list[list[Any]]:
+    """Runs of what a channel has yet to deliver."""
+    cursor, finished = channel.place.cursor, channel.place.finished
+    runs: list[Identity] = []
+    rows = db.conn.execute(
+        "SELECT position, count, origin, number, identity FROM batch WHERE position>? AND channels>>?&1 "
+        "ORDER BY position",
+        (cursor, channel.id),
+    )
+    for position, count, origin, number, packed in rows:
+        named = schema.unpack_identity(packed) if packed else (Identity(origin, number - count + 1, count),)
+        first = position - count + 1
+        left = Coverage(cursor, finished).fresh(((first, count),)) if finished or first <= cursor else ((first, count),)
+        for low, length in left:
+            runs += slice_identity(named, low - first, low - first + length)
+    return _plain(runs)
+
+
+def _plain(runs: Iterable[Identity]) -> list[list[Any]]:
+    return [[run.origin.hex(), run.first, run.count] for run in runs]
 
 
 def _channels(db: Database) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ nobody holds it the command takes the lock and opens the file itself; only a rep
 | command | arguments | answer |
 |---|---|---|
 | inspect | | what `describe` says (agent/store/commands.py) |
+| account | | what `account` says there, for an audit |
 | letters | ids or null | letters: id, channel, source, origin, number, wall_ms, reason, headers, body (hexadecimal) |
 | replay, delete | ids or null for all | count |
 | forget | channel | count: events that it still held |
@@ -166,6 +167,8 @@ def _with(db: Database, command: str, arguments: Answer) -> Answer:
     ids = arguments.get("ids")
     if command == "inspect":
         return commands.describe(db)
+    if command == "account":
+        return commands.account(db)
     if command == "letters":
         return {"letters": [_letter(row) for row in db.letters.all() if ids is None or row[0] in ids]}
     if command == "replay":
