@@ -6,7 +6,7 @@
         kafka.consume("readings", committed=True)
 
 `shared_kafka()` is the one that every test of a run may use and nobody may stop; make topics with names of your own.
-With `users` a second listener, `secured`, takes SASL/PLAIN (`tls`: over TLS, clients trust the file `ca`), and what those
+With `users` a second listener, `secured`, takes SASL/PLAIN (`tls`: over TLS, clients trust `ca`), and what those
 users may do is up to `acl` or `allow`; the plain listener is the superuser's.
 """
 
