@@ -227,7 +227,8 @@ class Kafka(Server):
             found: list[Record] = []
             left = set(partitions)
             while left:
-                for message in client.consume(1000, timeout=20) or _silent(topic, left):
+                first = client.consume(1, timeout=20) or _silent(topic, left)
+                for message in first + client.consume(1000, timeout=0.01):  # it waits for all that it is asked for
                     if message.error() is not None:
                         left.discard(message.partition())  # the end of it
                     else:

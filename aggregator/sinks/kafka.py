@@ -1,0 +1,248 @@
+"""`type = kafka` (org.apache.flume.sink.kafka.KafkaSink): each event is a record of a Kafka topic.
+
+    take -> records (in the sink's thread) -> produce -> flush -> every record was accepted -> commit
+
+The default is an idempotent producer with acks = all, where Flume's is acks = 1: with that the leader's death loses
+what it has acknowledged. `kafka.producer.acks = 1` gives Flume's back.
+
+    transactional = false   at least once: what had no answer is sent again
+    transactional = true    exactly once for read_committed consumers: records and position in one transaction
+                            (aggregator/kafka/sender.py)
+
+The position is kept in the topic `kafka.topic` (`positionTopic` where that depends on the event), partition 0, of the
+group that is named as the transactional.id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar
+
+from confluent_kafka import Producer
+
+from agent.avro import record
+from agent.config.fields import Config as AnyConfig
+from agent.config.fields import Seconds, key
+from agent.errors import DeliveryError, Rejected
+from agent.escape import Escape
+from agent.event import Batch, Event
+from agent.sink import Sink, SinkConfig
+from aggregator.kafka import client, identity
+from aggregator.kafka.member import Daemon
+from aggregator.kafka.sender import Records, Sender, is_legal
+
+KEY = "key"
+"""The event header that is the record's key, as in Flume."""
+GRACE = 10.0
+"""Seconds beyond callTimeout after which the thread is given up."""
+MACHINE = Path("/etc/machine-id")
+
+
+class KafkaConfig(SinkConfig):
+    """Flume's keys, and ours."""
+
+    IGNORED: ClassVar[dict[str, str]] = {
+        "key.serializer.class": "a key is the header `key` as UTF-8",
+        "serializer.class": "a value is the event's body",
+    }
+    REFUSED: ClassVar[dict[str, str]] = {
+        "zookeeperConnect": "Kafka has no ZooKeeper any more: name brokers in kafka.bootstrap.servers",
+    }
+    servers: str = key(
+        "kafka.bootstrap.servers", also=("brokerList",), doc="brokers to begin with: host:port, separated by commas"
+    )
+    topic: str = key(
+        "kafka.topic", "default-flume-topic", also=("topic", "defaultTopic"), doc="the topic; may hold %{header}"
+    )
+    batchSize: int = key("flumeBatchSize", 100, low=1, also=("batchSize",), doc="most events of one batch")
+    acks: str = key(
+        "kafka.producer.acks", "all", choices=("all", "-1", "0", "1"), also=("requiredAcks",),
+        doc="who must have a record: all replicas in sync, the leader (1), nobody (0)",
+    )  # fmt: skip
+    useFlumeEventFormat: bool = key(
+        "useFlumeEventFormat", False, doc="a record's value is an event of Flume's in Avro, headers included"
+    )
+    defaultPartitionId: int = key("defaultPartitionId", -1, low=-1, doc="partition to write to; -1: by the key, or any")
+    partitionIdHeader: str = key("partitionIdHeader", "", doc="the event header that names the partition to write to")
+    allowTopicOverride: bool = key("allowTopicOverride", True, doc="whether an event's topicHeader names its topic")
+    topicHeader: str = key("topicHeader", "topic", doc="the event header that names a topic")
+    timestampHeader: str = key("timestampHeader", "", doc="the event header with the record's time, ms since the epoch")
+    headers: dict[str, str] = key("header.*", {}, doc="`header.NAME = R`: record header R takes event header NAME")
+    producer: dict[str, str] = key("kafka.producer.*", {}, doc="settings of the producer, as Kafka names them")
+    transactional: bool = key("transactional", False, doc="a batch and the sink's position are one transaction")
+    transactionalId: str = key(
+        "transactional.id", "", doc="its name, one for each sink; by default made of agent, sink and channel's store"
+    )
+    positionTopic: str = key("positionTopic", "", doc="the topic under which the position is kept; default kafka.topic")
+    identity: bool = key("identity", False, doc="add record headers headrace.origin and headrace.number")
+    callTimeout: Seconds = key(
+        "callTimeout", Seconds(30.0), unit="ms", low=0.1, doc="longest wait for the broker's answer to a batch"
+    )
+
+    def problems(self) -> list[tuple[str, str]]:
+        return [*self._topics(), *client.problems("kafka.producer.", self.settings(), Producer)]
+
+    def _topics(self) -> Iterator[tuple[str, str]]:
+        try:
+            fixed = Escape(self.topic).fixed
+        except ValueError as error:
+            yield "kafka.topic", str(error)
+            return
+        if fixed is not None and not is_legal(fixed):
+            yield "kafka.topic", f"{fixed!r} is no topic: it takes letters, digits and . _ -"
+        if self.positionTopic and not is_legal(self.positionTopic):
+            yield "positionTopic", f"{self.positionTopic!r} is no topic: it takes letters, digits and . _ -"
+        if self.transactional and fixed is None and not self.positionTopic:
+            yield "positionTopic", "is missing: kafka.topic depends on the event, so name a topic that exists"
+
+    def settings(self) -> dict[str, str]:
+        """Of the producer, as Kafka names them."""
+        bound = str(int(self.callTimeout * 1000))
+        given = {**self.producer, "acks": self.acks}
+        if "message.timeout.ms" not in given:
+            given.setdefault("delivery.timeout.ms", bound)
+        given.setdefault("queue.buffering.max.messages", str(max(100_000, 2 * self.batchSize)))
+        if self.transactional:
+            given.setdefault("transactional.id", self.transactionalId or "to be made")
+            given.setdefault("transaction.timeout.ms", str(max(60_000, int(bound))))
+        return given
+
+
+class KafkaSink(Sink):
+    """At least once, or exactly once with transactions behind a file channel; in order for each partition."""
+
+    Config: ClassVar[type[AnyConfig]] = KafkaConfig
+    config: KafkaConfig
+    sender: Sender | None = None
+
+    def __init__(self, name: str, config: AnyConfig) -> None:
+        super().__init__(name, config)
+        self.batch_size = self.config.batchSize
+        self.pattern = Escape(self.config.topic)
+        self.fixed = self.pattern.fixed
+
+    async def open(self) -> None:
+        """DeliveryError if it is transactional and no broker answers."""
+        config = self.config
+        given = config.settings()
+        if config.transactional:
+            given["transactional.id"] = config.producer.get("transactional.id") or self._id()
+        if not (config.transactional and self.durable):
+            why = "it has a memory channel" if config.transactional else "transactional = false"
+            self.log.info("at least once: %s", why)
+        group = given.get("transactional.id", "") if config.transactional else ""
+        settings = client.producer_settings(config.servers, given)
+        place = config.positionTopic or self.fixed or ""
+        self.sender = Sender(settings, config.callTimeout, self.log, group, place)
+        self.thread = Daemon(self.name)
+        await self._call(self.sender.open)
+
+    def _id(self) -> str:
+        """One that stays as long as the store does, and that no other sink has."""
+        if self.config.transactionalId:
+            return self.config.transactionalId
+        machine = MACHINE.read_text("ascii") if MACHINE.exists() else ""
+        place = blake2b(f"{machine.strip()} {self.folder or ''}".encode(), digest_size=6).hexdigest()
+        return f"headrace-{self.agent}-{self.name}-{place}"
+
+    async def close(self) -> None:
+        if self.sender:
+            try:
+                await self._call(self.sender.close)
+            except DeliveryError:
+                self.log.warning("kafka doesn't answer; closed without a word")
+            self.thread.end()
+
+    async def send(self, batch: Batch) -> None:
+        assert self.sender
+        if self.sender.position.crowded:
+            await self.keep(b"kafka")  # the channel's own cursor now stands for all of them
+            self.sender.position.clear()
+        await self._call(self._send, self.sender, batch)
+
+    async def _call(self, function: Any, *arguments: Any) -> None:
+        """In the thread, which is given up with its client if it hangs."""
+        bound = 4 * self.config.callTimeout + GRACE  # init, delivery, position, commit
+        try:
+            async with asyncio.timeout(bound):
+                await self.thread.call(function, *arguments)
+        except TimeoutError:
+            old = self.sender
+            assert old
+            self.sender = Sender(old.settings, old.seconds, self.log, old.group, old.place)
+            self.thread.end()
+            self.thread = Daemon(self.name)
+            raise DeliveryError(f"kafka: a call didn't end in {bound:g} s") from None
+
+    def _send(self, sender: Sender, batch: Batch) -> None:
+        left = sender.missing(batch.transit)
+        if left is not None:
+            self.log.info("%d of %d events are in Kafka already", batch.count - len(left), batch.count)
+            if not left:
+                return
+        part = batch if left is None else batch.pick(left)
+        sender.send(list(self._groups(part)), batch.transit)
+
+    # -- events to records
+
+    def _groups(self, batch: Batch) -> Iterator[Records]:
+        """Neighbours of one topic together."""
+        with_headers = bool(self.config.headers or self.config.identity)
+        topic, records = "", list[dict[str, Any]]()
+        for event, made in zip(batch.events, self._records(batch), strict=True):
+            its = self._topic(event)
+            if its != topic and records:
+                yield Records(topic, records, with_headers)
+                records = []
+            topic = its
+            records.append(made)
+        yield Records(topic, records, with_headers)
+
+    def _topic(self, event: Event) -> str:
+        named = event.headers.get(self.config.topicHeader) if self.config.allowTopicOverride else None
+        topic = named or self.fixed or self.pattern.expand(event.headers)
+        if not is_legal(topic):
+            raise Rejected(f"kafka: {topic[:80]!r} is no topic: it takes letters, digits and . _ -")
+        return topic
+
+    def _records(self, batch: Batch) -> Iterable[dict[str, Any]]:
+        """Keyword arguments of `produce`."""
+        config = self.config
+        plain = config.partitionIdHeader == "" and config.timestampHeader == "" and config.defaultPartitionId < 0
+        runs = batch.identities or () if config.identity else ()
+        names = ((run.origin, run.first + i) for run in runs for i in range(run.count))
+        for event in batch.events:
+            value = record.encode([event]) if config.useFlumeEventFormat else event.body
+            out: dict[str, Any] = {"value": value}
+            if KEY in event.headers:
+                out["key"] = event.headers[KEY]
+            if not plain:
+                self._place(event, out)
+            if config.headers or config.identity:
+                given = ((name, event.headers.get(ours)) for ours, name in config.headers.items())
+                out["headers"] = [(name, text.encode()) for name, text in given if text is not None]
+                for name in names if config.identity else ():
+                    out["headers"] += identity.record_headers(name)
+                    break
+            yield out
+
+    def _place(self, event: Event, out: dict[str, Any]) -> None:
+        """Partition and time."""
+        config = self.config
+        partition = event.headers.get(config.partitionIdHeader) if config.partitionIdHeader else None
+        if partition is not None:
+            out["partition"] = _number(config.partitionIdHeader, partition, 2**31)
+        elif config.defaultPartitionId >= 0:
+            out["partition"] = config.defaultPartitionId
+        when = event.headers.get(config.timestampHeader) if config.timestampHeader else None
+        if when is not None:
+            out["timestamp"] = _number(config.timestampHeader, when, 2**63)
+
+
+def _number(header: str, text: str, limit: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < limit:
+        return int(text)
+    raise Rejected(f"kafka: header {header} is {text[:40]!r}, not a number")
