@@ -1,0 +1,60 @@
+"""The values of an event's partition: escapes of its headers and of its time (agent/escape.py), after Flume's keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+from agent import clock
+from agent.escape import LATEST_MS, Escape
+from agent.event import Batch
+
+LOWER: dict[str, dict[str, int]] = {"hour": {"minute": 0, "second": 0}, "minute": {"second": 0}, "second": {}}
+"""What is 0 of a time that was rounded to a unit."""
+
+
+class PartitionValues:
+    """`patterns`, one a partition column. `rounding` is (unit, value) or None; `now`: the time of writing counts
+    instead of the header `timestamp`. ValueError: a pattern is none."""
+
+    def __init__(
+        self, patterns: Sequence[str], zone: tzinfo | None, rounding: tuple[str, int] | None = None, now: bool = False
+    ) -> None:
+        self.escapes = [Escape(pattern, zone) for pattern in patterns]
+        self.zone, self.rounding, self.now = zone, rounding, now
+        self.fixed = all(escape.fixed is not None for escape in self.escapes)
+
+    def split(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Batch]]:
+        """The batch's events by their values, in the order in which these are met; the batch itself if it is one."""
+        if self.fixed:
+            yield tuple(escape.fixed or "" for escape in self.escapes), batch
+            return
+        found: dict[tuple[str, ...], list[int]] = {}
+        for index, event in enumerate(batch.events):
+            headers = self._timed(event.headers)
+            found.setdefault(tuple(escape.expand(headers) for escape in self.escapes), []).append(index)
+        for values, indexes in found.items():
+            yield values, batch if len(found) == 1 else batch.pick(indexes)
+
+    def _timed(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """With the timestamp that the escapes go by."""
+        text = str(clock.wall_ms()) if self.now else headers.get("timestamp", "")
+        if self.rounding and text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
+            text = str(round_down(int(text), *self.rounding, self.zone))
+        return {**headers, "timestamp": text} if self.now or self.rounding else headers
+
+
+def round_down(ms: int, unit: str, value: int, zone: tzinfo | None) -> int:
+    """A time in ms since the epoch, down to a multiple of `value` units within the next larger one, in the zone."""
+    when = datetime.fromtimestamp(ms // 1000, zone).astimezone(zone)
+    field: int = getattr(when, unit)
+    return int(when.replace(**{unit: field - field % value, **LOWER[unit]}).timestamp()) * 1000  # type: ignore[arg-type]
+
+
+def zone_of(name: str) -> tzinfo | None:
+    """A time zone by its name, the machine's own for none. ValueError if there is none of that name."""
+    try:
+        return ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"there is no time zone {name!r}; write one such as Europe/Berlin") from None
