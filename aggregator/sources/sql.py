@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, TypeVar
 
@@ -101,7 +101,7 @@ class SqlSource(Source):
         self.ready = False
         self.place, self.order = Place(), Order("", (), ())
         self.database: Database | None = None
-        self.pieces: Iterator[reader.Piece | None] = iter(())
+        self.pieces: reader.Pieces | None = None
         self.ahead: asyncio.Task[reader.Piece | None] | None = None
 
     async def open(self) -> None:
@@ -259,10 +259,15 @@ class SqlSource(Source):
         return self.place.rows + (int(found[0]) if found else 0), False
 
     def _next(self) -> reader.Piece | None:
+        assert self.pieces is not None
         return next(self.pieces)
 
     def _let_go(self) -> None:
-        """The generator may stand in the middle of a query, which ends with the connection."""
+        """The pieces may stand in the middle of a query, which ends first."""
         if self.database:
             database, self.database = self.database, None
-            database.close()
+            try:
+                if self.pieces:
+                    self.pieces.close()
+            finally:
+                database.close()

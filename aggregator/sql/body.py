@@ -1,7 +1,7 @@
 """A row as JSON on one line: `{"id":7,"at":"2026-11-25T02:00:54.123Z","value":21.50,"note":null}`. Pure.
 
 whole number, decimal   a JSON number with every digit that the database has
-double                  a JSON number (the shortest that reads back the same); NaN and infinity are texts
+double                  a JSON number (the shortest that reads back the same); NaN, Infinity and -Infinity are texts
 boolean, null           true, false, null
 text, UUID, enum        text
 bytes                   text, base64
@@ -47,9 +47,9 @@ def json_of(value: Any) -> str:
 
 def text_of(value: Any) -> str:
     """One value as plain text, for a header."""
-    text = json_of(value)
-    plain = _PLAIN.get(type(value))
-    return plain(value) if plain else text.strip('"')
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json_of(value).strip('"')
 
 
 def span(value: timedelta) -> str:
@@ -67,8 +67,9 @@ def _moment(value: datetime) -> str:
 
 
 def _number(value: float | Decimal) -> str:
+    """JSON has no number for what isn't finite."""
     finite = value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)
-    return str(value) if finite else f'"{value}"'
+    return str(value) if finite else '"NaN"' if value != value else '"Infinity"' if value > 0 else '"-Infinity"'
 
 
 def _json(value: str) -> str:
@@ -102,4 +103,3 @@ _BY_TYPE: dict[type, Callable[[Any], str]] = {
     list: _array,
     tuple: _array,
 }
-_PLAIN: dict[type, Callable[[Any], str]] = {str: str, type(None): lambda value: ""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pymysql
@@ -85,11 +85,9 @@ class Mysql(Database):
         return Table(f"{self.quote(at[0])}.{self.quote(name)}", columns, indexes, estimate=estimate)
 
     def rows(self, statement: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        with self._ours():
-            cursor = self.connection.cursor()
+        with self._ours(), closing(self.connection.cursor()) as cursor:
             cursor.execute(statement, tuple(values))
             yield from cursor.fetchall_unbuffered()
-            cursor.close()
 
     def abort(self) -> None:
         if self.handle:

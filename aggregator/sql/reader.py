@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 from agent.event import Event
@@ -33,9 +33,10 @@ class Limits(NamedTuple):
     event: int
 
 
-def pieces(
-    database: Database, order: Order, make: Callable[[Row], Event], place: Place, limits: Limits
-) -> Iterator[Piece | None]:
+Pieces = Generator[Piece | None, None, None]
+
+
+def pieces(database: Database, order: Order, make: Callable[[Row], Event], place: Place, limits: Limits) -> Pieces:
     """The rows behind a place, piece by piece; None each time there are no more for now."""
     while True:
         rows = 0

@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import os
+import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +110,7 @@ def test_a_table_of_mariadb_arrives_once_although_the_agent_is_killed(
     server = mariadb()
     server.run(
         "DROP TABLE IF EXISTS readings",
-        "CREATE TABLE readings (id INT PRIMARY KEY, sensor VARCHAR(20), value DECIMAL(10,2), at DATETIME(3), INDEX (at))",
+        "CREATE TABLE readings (id INT PRIMARY KEY, sensor VARCHAR(20), value DECIMAL(10,2), at DATETIME(3))",
         "INSERT INTO readings SELECT seq, CONCAT('boiler-', seq % 50), seq / 100, '2026-01-01' + INTERVAL seq SECOND"
         f" FROM seq_1_to_{ROWS}",
     )
@@ -258,7 +260,7 @@ def test_each_type_of_postgresql_as_json() -> None:
     )  # fmt: skip
     [event] = imported(server.url, "types", timeColumn="seen")
     assert event.body.decode() == (
-        '{"id":"00000000-0000-0000-0000-00000000000a","flag":true,"price":1.500,"any_number":1E-20,"f":0.1,"d":"nan",'
+        '{"id":"00000000-0000-0000-0000-00000000000a","flag":true,"price":1.500,"any_number":1E-20,"f":0.1,"d":"NaN",'
         '"name":"a\\"b","odd \\"%s name":"x  ","raw":"AP8=","day":"2026-02-28","at":"2026-11-25T02:00:54.123000",'
         '"seen":"2026-11-25T00:00:54Z","clock":"01:02:03","span":"2 mons 1 day","j":{"a":  1.10},"jb":{"b": 100},'
         '"list":[1,null],"words":["x"],"ip":"10.0.0.1","forever":"infinity","span_of":"[1, 5)"}'
@@ -348,8 +350,6 @@ def test_tls_verifies_the_server(kind: str, tmp_path: Path) -> None:
         own.write_bytes(pem.read_bytes())
         own.chmod(0o600)
         if server.as_root:
-            import shutil
-
             shutil.chown(own, "postgres", "postgres")
     with server:
         server.run("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1)")
@@ -365,6 +365,35 @@ def test_a_server_without_tls_is_refused(kind: str, tmp_path: Path) -> None:
     server: Any = mariadb() if kind == "mariadb" else postgresql()
     with pytest.raises(DeliveryError, match=r"SSL"):
         imported(server.url, "t", ssl="true", **{"ssl.truststore": str(Authority(tmp_path).pem)})
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_a_server_that_hangs_is_left_after_a_time(kind: str, tmp_path: Path, program: Callable[..., Program]) -> None:
+    """queryTimeout ends the wait in the middle of the table; the import goes on when the server answers again."""
+    need("mariadbd" if kind == "mariadb" else "postgresql")
+    server: Any = (Mariadb if kind == "mariadb" else Postgresql)(tmp_path / "server")
+    with server:
+        server.run("CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+        keys = {"follow": "true", "pollInterval": "50ms", "queryTimeout": "500ms", "connectTimeout": "500ms"}
+        agent = program("aggregator", conf(tmp_path, server.url, "t", **keys))
+        wait_until(lambda: lines_in(tmp_path) == 1, 60, "the first row")
+        freeze(server, signal.SIGSTOP)
+        agent.wait_log("no answer within 0.5 s (queryTimeout)")
+        freeze(server, signal.SIGCONT)
+        server.run("INSERT INTO t VALUES (2)")
+        wait_until(lambda: lines_in(tmp_path) == 2, 60, "the second row")
+        freeze(server, signal.SIGSTOP)
+        assert agent.stop() == 0
+        freeze(server, signal.SIGCONT)
+    assert [row["id"] for row in rows_in(tmp_path)] == [1, 2]
+
+
+def freeze(server: Mariadb | Postgresql, number: int) -> None:
+    """Every process of the server: PostgreSQL has one a connection."""
+    os.killpg(os.getpgid(server.pid), number)
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), number)
 
 
 def test_a_wrong_password_is_said_without_it(caplog: pytest.LogCaptureFixture) -> None:
