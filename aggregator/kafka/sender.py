@@ -45,11 +45,11 @@ CALM = 0.1
 
 
 class Records(NamedTuple):
-    """Records of one topic in order: keyword arguments of `produce`, `headers` among them or not."""
+    """Records of one topic in order: keyword arguments of `produce`; `plain` if key and value are all they have."""
 
     topic: str
     records: list[dict[str, Any]]
-    headers: bool
+    plain: bool
 
 
 def is_legal(topic: str) -> bool:
@@ -67,6 +67,8 @@ class Sender:
         self.settings, self.seconds, self.log, self.group, self.place = settings, seconds, log, group, place
         self.position = Position()
         self._producer: Producer | None = None
+        self._beginning: Producer | None = None
+        """One whose first words to the broker had no answer yet."""
         self._failed: KafkaError | None = None
         self._trouble = ""
 
@@ -74,14 +76,17 @@ class Sender:
         """Have a client. ConfigError, DeliveryError (transactions alone ask the broker)."""
         if self._producer is None:
             self._failed, self._trouble = None, ""
-            calls = {"error_cb": self._error, "delivery.report.only.error": True}
-            try:
-                producer = Producer({**self.settings, **calls}, logger=Quiet(self.log))
-            except KafkaException as error:
-                raise ConfigError(f"kafka: {said(error)}") from error
+            producer, self._beginning = self._beginning or self._make(), None
             if self.group:
                 self._begin(producer)
             self._producer = producer
+
+    def _make(self) -> Producer:
+        calls = {"error_cb": self._error, "delivery.report.only.error": True}
+        try:
+            return Producer({**self.settings, **calls}, logger=Quiet(self.log))
+        except KafkaException as error:
+            raise ConfigError(f"kafka: {said(error)}") from error
 
     def close(self) -> None:
         """Throw away what wasn't delivered."""
@@ -111,12 +116,15 @@ class Sender:
         except KafkaException as error:
             self._give_up(self._producer)
             raise self._translated(error.args[0]) from error
+        except SystemError as error:  # librdkafka's fatal error, raised in the middle of somebody else's callback
+            self._give_up(self._producer)
+            raise self._translated(_fatal(error)) from error
         except BaseException:
             self._give_up(self._producer)
             raise
 
     def _give_up(self, producer: Producer) -> None:
-        if self.group and not self._is_fatal():
+        if self.group:
             try:
                 producer.purge()
                 producer.abort_transaction(self.seconds)
@@ -124,14 +132,11 @@ class Sender:
                 self.log.debug("abort: %s", said(error))
         self.close()
 
-    def _is_fatal(self) -> bool:
-        return bool(self._failed and self._failed.fatal())
-
     # -- records
 
     def _deliver(self, producer: Producer, groups: Sequence[Records]) -> None:
         for group in groups:
-            (self._one_by_one if group.headers else self._together)(producer, group)
+            (self._together if group.plain else self._one_by_one)(producer, group)
         left = producer.flush(self.seconds)
         if self._failed:
             raise KafkaException(self._failed)
@@ -139,7 +144,7 @@ class Sender:
             raise DeliveryError(self._words(f"no answer for {left} records in {self.seconds:g} s"))
 
     def _together(self, producer: Producer, group: Records) -> None:
-        """`produce_batch`, which knows no headers, is half as dear as a call a record."""
+        """`produce_batch` is half as dear as a call a record; it leaves headers, partition and time out."""
         waiting = group.records
         end = time.monotonic() + self.seconds
         while waiting:
@@ -189,23 +194,30 @@ class Sender:
         """Become the only client of this transactional.id and learn how far the last one came."""
         try:
             producer.init_transactions(self.seconds)
-            client = {name: value for name, value in self.settings.items() if name.startswith(CLIENT)}
-            reader = Consumer(
-                {**client, "group.id": self.group, "isolation.level": "read_committed"}, logger=Quiet(self.log)
-            )
-            try:
-                [found] = reader.committed([TopicPartition(self.place, 0)], self.seconds)
-                self._membership = reader.consumer_group_metadata()
-            finally:
-                reader.close()
-            if found.error:
-                raise KafkaException(found.error)
+        except KafkaException as error:
+            self._beginning = producer if error.args[0].retriable() else None
+            raise self._translated(error.args[0]) from error
+        try:
+            found = self._committed()
         except KafkaException as error:
             raise self._translated(error.args[0]) from error
         try:
             self.position = Position((found.metadata or "") if found.offset >= 0 else "")
         except ValueError as error:
             raise DeliveryError(f"group {self.group}, topic {self.place}: {error}: it isn't ours") from error
+
+    def _committed(self) -> TopicPartition:
+        client = {name: value for name, value in self.settings.items() if name.startswith(CLIENT)}
+        more = {"group.id": self.group, "isolation.level": "read_committed", "error_cb": lambda error: None}
+        reader = Consumer({**client, **more}, logger=Quiet(self.log))
+        try:
+            [found] = reader.committed([TopicPartition(self.place, 0)], self.seconds)
+            self._membership = reader.consumer_group_metadata()
+        finally:
+            reader.close()
+        if found.error:
+            raise KafkaException(found.error)
+        return found
 
     def _transact(self, producer: Producer, groups: Sequence[Records], transit: Transit | None) -> None:
         position = self.position.with_batch(transit) if transit else self.position
@@ -239,3 +251,11 @@ class Sender:
 
     def _words(self, text: str) -> str:
         return f"kafka: {text}" + (f" ({self._trouble})" if self._trouble and self._trouble not in text else "")
+
+
+def _fatal(error: SystemError) -> KafkaError:
+    cause = error.__cause__
+    if not isinstance(cause, KafkaException):
+        raise error
+    found: KafkaError = cause.args[0]
+    return found

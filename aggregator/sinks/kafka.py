@@ -190,16 +190,17 @@ class KafkaSink(Sink):
 
     def _groups(self, batch: Batch) -> Iterator[Records]:
         """Neighbours of one topic together."""
-        with_headers = bool(self.config.headers or self.config.identity)
+        config = self.config
+        plain = not (config.headers or config.identity or self._is_placed())
         topic, records = "", list[dict[str, Any]]()
         for event, made in zip(batch.events, self._records(batch), strict=True):
             its = self._topic(event)
             if its != topic and records:
-                yield Records(topic, records, with_headers)
+                yield Records(topic, records, plain)
                 records = []
             topic = its
             records.append(made)
-        yield Records(topic, records, with_headers)
+        yield Records(topic, records, plain)
 
     def _topic(self, event: Event) -> str:
         named = event.headers.get(self.config.topicHeader) if self.config.allowTopicOverride else None
@@ -211,7 +212,7 @@ class KafkaSink(Sink):
     def _records(self, batch: Batch) -> Iterable[dict[str, Any]]:
         """Keyword arguments of `produce`."""
         config = self.config
-        plain = config.partitionIdHeader == "" and config.timestampHeader == "" and config.defaultPartitionId < 0
+        placed = self._is_placed()
         runs = batch.identities or () if config.identity else ()
         names = ((run.origin, run.first + i) for run in runs for i in range(run.count))
         for event in batch.events:
@@ -219,7 +220,7 @@ class KafkaSink(Sink):
             out: dict[str, Any] = {"value": value}
             if KEY in event.headers:
                 out["key"] = event.headers[KEY]
-            if not plain:
+            if placed:
                 self._place(event, out)
             if config.headers or config.identity:
                 given = ((name, event.headers.get(ours)) for ours, name in config.headers.items())
@@ -228,6 +229,9 @@ class KafkaSink(Sink):
                     out["headers"] += identity.record_headers(name)
                     break
             yield out
+
+    def _is_placed(self) -> bool:
+        return bool(self.config.partitionIdHeader or self.config.timestampHeader or self.config.defaultPartitionId >= 0)
 
     def _place(self, event: Event, out: dict[str, Any]) -> None:
         """Partition and time."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,11 +66,19 @@ def sent(kafka: Kafka, topic: str, *batches: Batch, **keys: str) -> list[Record]
     return kafka.consume(topic, committed=True)
 
 
-class Broker:
-    """A topic of the run's broker; away: the sink's address answers nothing."""
+@pytest.fixture(scope="module")
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """One to kill."""
+    need("kafka", "java")
+    with Kafka(tmp_path_factory.mktemp("kafka") / "kafka") as kafka:
+        yield kafka
 
-    def __init__(self, kafka: Kafka, relay: Relay, transactional: bool) -> None:
-        self.kafka, self.relay, self.topic = kafka, relay, f"c-{uuid.uuid4().hex}"
+
+class Broker:
+    """A topic of a broker that is SIGKILLed."""
+
+    def __init__(self, kafka: Kafka, transactional: bool) -> None:
+        self.kafka, self.topic = kafka, f"c-{uuid.uuid4().hex}"
         kafka.create_topic(self.topic)
         more = {"transactional": "true"} if transactional else {}
         self.sink = make(kafka.bootstrap, self.topic, callTimeout="3s", **more)
@@ -78,29 +87,22 @@ class Broker:
         return [str(one.value, "utf-8") for one in self.kafka.consume(self.topic, committed=True)]
 
     async def go_away(self) -> None:
-        self.relay()
+        self.kafka.kill9()
 
     async def come_back(self) -> None:
         await asyncio.to_thread(self.kafka.start)
 
 
-Relay = Callable[[], None]
-
-
 class Contract(SinkContract):
     transactional = False
 
-    @pytest.fixture(autouse=True, scope="class")
-    def _broker(self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-        need("kafka", "java")
-        kafka = Kafka(tmp_path_factory.mktemp("kafka") / "kafka")
-        request.addfinalizer(kafka.__exit__)
-        request.cls.kafka = kafka.start()
+    @pytest.fixture(autouse=True)
+    def _broker(self, own_kafka: Kafka) -> None:
+        self.kafka = own_kafka
 
     @asynccontextmanager
     async def far_side(self) -> AsyncIterator[FarSide]:
-        kafka: Kafka = self.kafka  # type: ignore[attr-defined]
-        yield Broker(kafka, kafka.kill9, self.transactional)
+        yield Broker(self.kafka, self.transactional)
 
 
 @pytest.mark.limit(200)
@@ -316,8 +318,6 @@ def test_a_broker_that_is_down_at_start(tmp_path: Path, topic: str) -> None:
 
 
 def _lines(port: int, lines: list[str]) -> None:
-    import socket
-
     with socket.create_connection(("127.0.0.1", port)) as peer:
         peer.sendall("".join(f"{line}\n" for line in lines).encode())
         for _ in lines:
