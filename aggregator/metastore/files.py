@@ -27,12 +27,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from logging import Logger
 from typing import NamedTuple, TypeVar, TypeVarTuple
+from urllib.parse import urlsplit
 
 from agent import clock
 from agent.errors import AgentError, DeliveryError, Rejected
 from agent.event import Batch
 from aggregator.hdfs.filesystem import FileSystem, Writer
 from aggregator.hdfs.local import LocalFileSystem
+from aggregator.hdfs.native import HdfsFileSystem
 from aggregator.manifest import Manifest
 from aggregator.metastore.rows import Rows
 
@@ -280,4 +282,7 @@ def file_system(location: str) -> tuple[FileSystem, str]:
     scheme, _, rest = location.partition(":")
     if scheme == "file":
         return LocalFileSystem(), "/" + rest.lstrip("/")
+    parts = urlsplit(location)
+    if scheme == "hdfs" and parts.netloc:
+        return HdfsFileSystem(f"hdfs://{parts.netloc}"), location.split(parts.netloc, 1)[1]
     raise DeliveryError(f"the table lies in {location}; there are hdfs:// and file://")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
 from agent import clock
 from agent.escape import LATEST_MS, Escape
 from agent.event import Batch
-
-LOWER: dict[str, dict[str, int]] = {"hour": {"minute": 0, "second": 0}, "minute": {"second": 0}, "second": {}}
-"""What is 0 of a time that was rounded to a unit."""
+from aggregator.hdfs.places import round_down
 
 
 class PartitionValues:
@@ -43,13 +41,6 @@ class PartitionValues:
         if self.rounding and text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
             text = str(round_down(int(text), *self.rounding, self.zone))
         return {**headers, "timestamp": text} if self.now or self.rounding else headers
-
-
-def round_down(ms: int, unit: str, value: int, zone: tzinfo | None) -> int:
-    """A time in ms since the epoch, down to a multiple of `value` units within the next larger one, in the zone."""
-    when = datetime.fromtimestamp(ms // 1000, zone).astimezone(zone)
-    field: int = getattr(when, unit)
-    return int(when.replace(**{unit: field - field % value, **LOWER[unit]}).timestamp()) * 1000  # type: ignore[arg-type]
 
 
 def zone_of(name: str) -> tzinfo | None:

@@ -9,7 +9,7 @@ import pytest
 
 from agent import clock
 from agent.event import Batch, Event
-from aggregator.metastore.values import PartitionValues, round_down, zone_of
+from aggregator.metastore.values import PartitionValues, zone_of
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -46,7 +46,6 @@ def test_rounding(unit: str, value: int, rounded: str) -> None:
     """Down, within the next larger unit, by the clock of the zone."""
     [(values, _)] = PartitionValues(["%H%M%S"], BERLIN, (unit, value)).split(Batch([event("a")]))
     assert values == (rounded.replace(":", ""),)
-    assert round_down(at("2026-11-25T10:47:59.999+01:00"), unit, value, BERLIN) == at(f"2026-11-25T{rounded}+01:00")
 
 
 def test_the_time_of_writing(monkeypatch: pytest.MonkeyPatch) -> None:

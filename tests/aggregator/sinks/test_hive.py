@@ -17,6 +17,7 @@ from agent.config.reading import read
 from agent.errors import DeliveryError, Rejected
 from agent.event import Batch, Event
 from agent.sink import Sink
+from aggregator.metastore.files import file_system
 from aggregator.sinks.hive import HiveConfig, HiveSink
 from tests.aggregator.metastore.fake import FakeMetastore
 from tests.contracts.sink import FarSide, SinkContract
@@ -109,7 +110,7 @@ class TestHiveSink(SinkContract):
         self.folder = tmp_path
 
     @asynccontextmanager
-    async def far_side(self) -> AsyncIterator[FarSide]:  # type: ignore[override]
+    async def far_side(self) -> AsyncIterator[FarSide]:
         with FakeMetastore(self.folder) as server:
             yield Table(server)
 
@@ -300,6 +301,19 @@ def test_a_write_that_failed(server: FakeMetastore, tmp_path: Path, monkeypatch:
     run(sink, steps)
     assert sorted(row["id"] for row in rows(*table_files(tmp_path))) == [1, 2]
     assert len(table_files(tmp_path)) == 2
+
+
+def test_where_a_table_lies() -> None:
+    """On a local disk or in HDFS, by the location in the metastore; a folder's % is no escape of a URL."""
+    for location, name, folder in (
+        ("file:/a/b%20c", "file://", "/a/b%20c"),
+        ("file:///a/b", "file://", "/a/b"),
+        ("hdfs://h:8020/a/b", "hdfs://h:8020", "/a/b"),
+    ):
+        files, root = file_system(location)
+        assert (files.name, root) == (name, folder)
+    with pytest.raises(DeliveryError, match="there are hdfs:// and file://"):
+        file_system("s3a://bucket/t")
 
 
 @pytest.mark.parametrize(
