@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.event import Batch
+from tests.aggregator.metastore.fake import FakeMetastore
+from tests.aggregator.sinks.test_hive import PARTITIONED, Kept, event, make
 from tests.needs import need
 from tests.peers.harness import ROOT, Program, free_port, wait_until
+from tests.peers.hdfs import shared_hdfs
 from tests.peers.hive import Metastore, shared_hive
 from tests.peers.spark import spark
 
@@ -207,3 +212,31 @@ def test_the_documentation_as_printed(program: Callable[..., Program], tmp_path:
     wait_until(lambda: not opened(hive.metastore, "plant"), 60, "its file is finished")
     [(sensor, value, taken, _)] = hive.query(query)
     assert (sensor, value, str(taken)) == ("boiler", 71.5, "2026-11-25 02:00:54")
+
+
+@pytest.mark.limit(200)
+def test_a_table_in_hdfs(tmp_path: Path) -> None:
+    """An open file of a sink that died without a word is taken over: its acknowledged rows are finished, no other."""
+    need("hdfs", "java")
+    hdfs = shared_hdfs()
+
+    async def steps(server: FakeMetastore) -> None:
+        sink = make(server, **PARTITIONED, **{"hive.location": f"{hdfs.url}/hive/t"})
+        kept = Kept(sink)
+        await sink.open()
+        kept.receipt = await sink.send(Batch([event(1), event(2, "b:/c")]))
+        await sink.send(Batch([event(3)]))
+        again = make(server, **PARTITIONED)
+        Kept(again, kept.receipt)
+        await again.open()
+        await again.send(Batch([event(3)]))
+        await again.close()
+        assert sink.files and sink.files.timer
+        sink.files.timer.cancel()
+
+    with FakeMetastore(tmp_path) as server:
+        asyncio.run(steps(server))
+    lines = hdfs.text("/hive/t/room=*/*.avro").decode().splitlines()
+    assert sorted(json.loads(line)["id"]["long"] for line in lines) == [1, 2, 3]
+    assert any("/room=b%3A%2Fc/" in path for path in hdfs.ls("/hive/t"))
+    assert not hdfs.fsck("/hive").open_files
