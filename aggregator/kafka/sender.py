@@ -24,7 +24,16 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from agent.errors import ConfigError, DeliveryError, Rejected
 from agent.store.streams import Transit
@@ -39,6 +48,13 @@ EVENTS_FAULT = {
     KafkaError._UNKNOWN_PARTITION: "the topic has no such partition",
 }
 """Errors whose cause is in a record, with what to look at."""
+PASSING = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+)
+"""A broker that has just started says so for a while."""
 LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 CALM = 0.1
 """Seconds between two looks."""
@@ -66,6 +82,7 @@ class Sender:
     ) -> None:
         self.settings, self.seconds, self.log, self.group, self.place = settings, seconds, log, group, place
         self.position = Position()
+        self._membership = _membership(group) if group else None
         self._producer: Producer | None = None
         self._beginning: Producer | None = None
         """One whose first words to the broker had no answer yet."""
@@ -201,23 +218,33 @@ class Sender:
             found = self._committed()
         except KafkaException as error:
             raise self._translated(error.args[0]) from error
+        except TimeoutError as error:
+            raise DeliveryError(self._words(f"no answer in {self.seconds:g} s")) from error
         try:
             self.position = Position((found.metadata or "") if found.offset >= 0 else "")
         except ValueError as error:
             raise DeliveryError(f"group {self.group}, topic {self.place}: {error}: it isn't ours") from error
 
     def _committed(self) -> TopicPartition:
-        client = {name: value for name, value in self.settings.items() if name.startswith(CLIENT)}
-        more = {"group.id": self.group, "isolation.level": "read_committed", "error_cb": lambda error: None}
-        reader = Consumer({**client, **more}, logger=Quiet(self.log))
-        try:
-            [found] = reader.committed([TopicPartition(self.place, 0)], self.seconds)
-            self._membership = reader.consumer_group_metadata()
-        finally:
-            reader.close()
-        if found.error:
-            raise KafkaException(found.error)
-        return found
+        """The group's offset once no transaction of it is open. By an admin client: a consumer without an answer can't
+        be closed for 40 s."""
+        client: dict[str, Any] = {name: value for name, value in self.settings.items() if name.startswith(CLIENT)}
+        client["error_cb"] = lambda error: None
+        admin = AdminClient(client, logger=Quiet(self.log))
+        end = time.monotonic() + self.seconds
+        while True:
+            asked = ConsumerGroupTopicPartitions(self.group, [TopicPartition(self.place, 0)])
+            answer = admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=self.seconds)
+            try:
+                found: TopicPartition = answer[self.group].result(self.seconds).topic_partitions[0]
+                if found.error:
+                    raise KafkaException(found.error)
+                return found
+            except KafkaException as error:
+                if error.args[0].code() not in PASSING or time.monotonic() > end:
+                    raise
+                self._trouble = error.args[0].str()
+            time.sleep(CALM)
 
     def _transact(self, producer: Producer, groups: Sequence[Records], transit: Transit | None) -> None:
         position = self.position.with_batch(transit) if transit else self.position
@@ -259,3 +286,12 @@ def _fatal(error: SystemError) -> KafkaError:
         raise error
     found: KafkaError = cause.args[0]
     return found
+
+
+def _membership(group: str) -> Any:
+    """Of somebody who commits for a group and is no member of it; no broker is asked."""
+    outsider = Consumer({"group.id": group, "bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    try:
+        return outsider.consumer_group_metadata()
+    finally:
+        outsider.close()
