@@ -1,0 +1,429 @@
+"""Files that grow by whole batches and get their final name with every event in them once.
+
+    .../_readings.1795586077123.avro.tmp    grows: each batch ends a unit that can stand alone, and is synced
+    .../readings.1795586077123.avro         finished
+
+The *receipt* names every file that may still grow or be finished, and how many bytes of each are acknowledged. It is
+kept with the channel's place **before a file is made** (none can be there that no receipt knows) and **before one gets
+its name** (what is finished is never sent again). A receipt found after a crash may be older than the last write: then
+a file holds more than is acknowledged, and what is beyond comes again, into another file.
+
+    made        receipt {f: 0} kept, create f                     crash: f is deleted
+    batch       write, sync; receipt {f: n} with the commit       crash: finished with the n bytes that were kept
+    finished    receipt {f: n} kept, close, rename                crash: renamed, once
+
+`_settle` ends a file that may hold more (after a crash, a failed or cancelled write: a failed sync may have landed):
+its lease is taken over, its good part is copied to a hidden file, that one gets the name, and then the old file goes.
+Every step may be repeated. A final name that is there means finished, whatever the receipt says: only the last step
+makes it. A writer is never used again after an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from logging import Logger
+from typing import NamedTuple, TypeVar, TypeVarTuple
+
+from agent import clock
+from agent.errors import AgentError, DeliveryError, Rejected
+from agent.event import Batch
+from aggregator.formats.format import Format
+from aggregator.hdfs.filesystem import FileSystem, Writer
+from aggregator.hdfs.places import Place
+from aggregator.manifest import Added, Manifest
+
+MOST_OPEN = 500
+"""Files that grow at once, whatever maxOpenFiles says, and files that wait for their name: a receipt has room."""
+RECEIPT_BYTES = 60_000
+TICK = 0.5
+"""Seconds between two looks for files that are old enough."""
+COPY_RATE = 4 << 20
+"""Bytes a second that a takeover may be as slow as."""
+
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
+
+
+class Rules(NamedTuple):
+    """When a file is finished (0: not for that): seconds since it was made and last written, bytes of bodies, events;
+    how many are open at most; seconds between tries to finish one, and how many tries (0: no end)."""
+
+    interval: float = 30.0
+    idle: float = 0.0
+    size: int = 1024
+    events: int = 10
+    most_open: int = MOST_OPEN
+    retry: float = 180.0
+    tries: int = 0
+
+
+class Names(NamedTuple):
+    """`<in_prefix><prefix>.<counter><suffix><in_suffix>` while it grows."""
+
+    in_prefix: str = ""
+    in_suffix: str = ".tmp"
+    suffix: str = ""
+
+
+@dataclass(eq=False)
+class File:
+    """`length` bytes are acknowledged; `sure`: nothing else is in it."""
+
+    path: str
+    final: str
+    format: Format | None = None
+    writer: Writer | None = None
+    length: int = 0
+    count: int = 0
+    size: int = 0
+    sure: bool = True
+    abandoned: bool = False
+    """The thread that writes it hangs; should it wake up, it must do no more."""
+    tries: int = 0
+    due: float = 0.0
+    since: float = field(default_factory=time.monotonic)
+    used: float = field(default_factory=time.monotonic)
+
+
+@dataclass(eq=False)
+class Piece:
+    """What one file gets of a batch."""
+
+    file: File
+    place: Place
+    batch: Batch
+    size: int
+    data: Sequence[bytes] = ()
+    end: int = 0
+
+
+_last_counter = 0
+
+
+def next_counter() -> int:
+    """Milliseconds since the epoch, never twice in this process."""
+    global _last_counter
+    _last_counter = max(_last_counter + 1, clock.wall_ms())
+    return _last_counter
+
+
+class Output:
+    """`timeout` bounds each turn of the thread that writes. `keep` is the sink's; None: no receipts are kept."""
+
+    def __init__(
+        self, files: FileSystem, make: Callable[[], Format], names: Names, rules: Rules, timeout: float,
+        keep: Callable[[bytes], Awaitable[None]], manifest: Manifest | None, log: Logger,
+    ) -> None:  # fmt: skip
+        self.fs, self.make, self.names, self.rules, self.timeout = files, make, names, rules, timeout
+        self.keep, self.manifest, self.log = keep, manifest, log
+        self.open_files: dict[Place, File] = {}
+        self.ending: list[File] = []
+        """Taken out of use, not finished yet."""
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="hdfs")
+        self.lock, self.wake = asyncio.Lock(), asyncio.Event()
+        self.timer: asyncio.Task[None] | None = None
+        self.failure = ""
+
+    async def open(self, receipt: bytes | None) -> bytes:
+        """Finish what the last run left; returns the receipt to go on from. DeliveryError: not all could be."""
+        for path, final, length in known(receipt, self.log):
+            await self._run(self._settle, File(path, final, length=length), extra=length / COPY_RATE)
+        self.timer = asyncio.create_task(self._watch(), name="hdfs-roll")
+        return self.receipt()
+
+    async def close(self) -> None:
+        """Finish every file; what can't be finished now is finished at the next opening."""
+        if self.timer:
+            self.timer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.timer
+            async with self.lock:
+                self._end(list(self.open_files))
+                await self._finish(last=True)
+        self.pool.shutdown(wait=False)
+
+    async def append(self, parts: Sequence[tuple[Place, Batch]]) -> bytes:
+        """Write and sync one batch; returns its receipt. Rejected before anything is written: an event can't be, or it
+        would take too many files at once (the runner brings half of it)."""
+        async with self.lock:
+            if len(self.ending) > 2 * MOST_OPEN:
+                raise DeliveryError(f"{len(self.ending)} files wait for their names: {self.failure}")
+            self._end_due()
+            pieces = self._plan(parts)
+            await self._run(self._encode, pieces)
+            files = {piece.file: piece.place for piece in pieces}
+            new = [file for file in files if file.writer is None]
+            try:
+                if new:
+                    await self._run(self._name, new, files)
+                    self.ending += new
+                    await self.keep(self.receipt())
+                for file in files:
+                    file.sure = False
+                await self._run(self._write, pieces, files=list(files))
+            except BaseException:
+                self._give_up(files)
+                raise
+            self._accept(pieces, new)
+            return self.receipt()
+
+    def receipt(self) -> bytes:
+        """What is acknowledged, of every file that isn't finished."""
+        files = [[file.path, file.final, file.length] for file in (*self.open_files.values(), *self.ending)]
+        return zlib.compress(json.dumps({"files": files}).encode(), 1)
+
+    # A batch, from places to files.
+
+    def _plan(self, parts: Sequence[tuple[Place, Batch]]) -> list[Piece]:
+        """Which file gets what: as in Flume, the event after rollCount or rollSize opens a new one."""
+        pieces: list[Piece] = []
+        for place, batch in parts:
+            file = self.open_files.get(place)
+            for part, size, fresh in self._cuts(batch, file):
+                if fresh or file is None or not fits(file, part):
+                    file = File("", "", self.make())
+                pieces.append(Piece(file, place, part, size))
+        if len({piece.file for piece in pieces}) > MOST_OPEN:
+            raise Rejected(f"a batch for more than {MOST_OPEN} files")
+        return pieces
+
+    def _cuts(self, batch: Batch, file: File | None) -> list[tuple[Batch, int, bool]]:
+        """The parts of a batch, a file each, with the bytes of their bodies and whether they need a new file."""
+        rules = self.rules
+        sizes = [len(body) for body in batch.bodies] if rules.size else [0] * batch.count
+        if not rules.size and not rules.events:
+            return [(batch, 0, file is None)]
+        out: list[tuple[Batch, int, bool]] = []
+        count, size = (file.count, file.size) if file else (0, 0)
+        start, fresh = 0, file is None
+        for index, more in enumerate(sizes):
+            if (rules.events and count >= rules.events) or (rules.size and size >= rules.size):
+                if index > start:
+                    out.append((batch.part(start, index), sum(sizes[start:index]), fresh))
+                start, fresh, count, size = index, True, 0, 0
+            count, size = count + 1, size + more
+        return [*out, (batch.part(start, batch.count), sum(sizes[start:]), fresh)]
+
+    def _encode(self, pieces: list[Piece]) -> None:
+        begun: set[File] = {piece.file for piece in pieces if piece.file.writer}
+        for piece in pieces:
+            form = piece.file.format
+            assert form
+            head = [] if piece.file in begun else [form.header(piece.batch)]
+            begun.add(piece.file)
+            piece.data = [*head, *form.encode(piece.batch)]
+
+    def _name(self, new: list[File], places: dict[File, Place]) -> None:
+        """Names that are free."""
+        names = self.names
+        for file in new:
+            place = places[file]
+            suffix = names.suffix or (file.format.extension if file.format else "")
+            while True:
+                name = f"{place.prefix}.{next_counter()}{suffix}"
+                file.final = os.path.join(place.folder, name)
+                file.path = os.path.join(place.folder, f"{names.in_prefix}{name}{names.in_suffix}")
+                if self.fs.length(file.final) is None and self.fs.length(file.path) is None:
+                    break
+
+    def _write(self, pieces: list[Piece]) -> None:
+        added: list[Added] = []
+        files = list(dict.fromkeys(piece.file for piece in pieces))
+        for piece in pieces:
+            file = piece.file
+            self._check(file)
+            if file.writer is None:
+                file.writer = self.fs.create(file.path)
+            for data in piece.data:
+                if data:
+                    file.writer.write(data)
+            piece.end = file.length + sum(map(len, piece.data))
+            added.append((file.path, file.length, piece.end, piece.batch.identities))
+        for file in files:
+            self._check(file)
+            assert file.writer
+            file.writer.sync()
+        if self.manifest:
+            self.manifest.add(added)
+
+    def _check(self, file: File) -> None:
+        if file.abandoned:
+            raise DeliveryError(f"{file.path} was given up")
+
+    def _give_up(self, files: dict[File, Place]) -> None:
+        """Whatever a batch that failed had begun is finished without it."""
+        for file, place in files.items():
+            if self.open_files.get(place) is file:
+                del self.open_files[place]
+            if file.path and file not in self.ending:
+                self.ending.append(file)
+        self.wake.set()
+
+    def _accept(self, pieces: list[Piece], new: list[File]) -> None:
+        now = time.monotonic()
+        self.ending = [file for file in self.ending if file not in new]
+        for piece in pieces:
+            file = piece.file
+            file.length, file.sure, file.used = piece.end, True, now
+            file.count, file.size = file.count + piece.batch.count, file.size + piece.size
+            before = self.open_files.pop(piece.place, None)
+            if before is not None and before is not file:
+                self.ending.append(before)
+                self.wake.set()
+            self.open_files[piece.place] = file
+        self._end(list(self.open_files)[: max(0, len(self.open_files) - min(self.rules.most_open, MOST_OPEN))])
+
+    # Which files are finished when.
+
+    def _end_due(self) -> None:
+        now, rules = time.monotonic(), self.rules
+        self._end(
+            place
+            for place, file in list(self.open_files.items())
+            if (rules.interval and now - file.since >= rules.interval) or (rules.idle and now - file.used >= rules.idle)
+        )
+
+    def _end(self, places: Iterable[Place]) -> None:
+        for place in list(places):
+            self.ending.append(self.open_files.pop(place))
+            self.wake.set()
+
+    async def _watch(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), TICK)
+            self.wake.clear()
+            async with self.lock:
+                self._end_due()
+                await self._finish()
+
+    async def _finish(self, last: bool = False) -> None:
+        """Give files that are out of use their names; one that fails is tried again later."""
+        due = [file for file in self.ending if last or file.due <= time.monotonic()]
+        if not due:
+            return
+        try:
+            await self.keep(self.receipt())
+            for file in due:
+                await self._run(self._finish_one, file, files=[file], extra=file.length / COPY_RATE)
+                self.ending.remove(file)
+            self.failure = ""
+            await self.keep(self.receipt())
+        except AgentError as error:
+            self._failed(due, str(error))
+
+    def _failed(self, due: list[File], text: str) -> None:
+        if text != self.failure:
+            self.failure = text
+            self.log.warning("a file can't be finished and is tried again: %s", text)
+        for file in [file for file in due if file in self.ending]:
+            file.tries += 1
+            file.due = time.monotonic() + min(max(self.rules.retry, 1.0), 2.0**file.tries)
+            if self.rules.tries and file.tries >= self.rules.tries and file.length:
+                self.log.error("%s stays as it is, with %d good bytes (closeTries)", file.path, file.length)
+                self.ending.remove(file)
+
+    def _finish_one(self, file: File) -> None:
+        writer, file.writer = file.writer, None
+        if writer and file.sure and file.length:
+            file.sure = False
+            writer.close()
+            if file.path != file.final:
+                self.fs.rename(file.path, file.final)
+            self._note(file)
+            return
+        if writer:
+            with contextlib.suppress(AgentError):
+                writer.close()
+        self._settle(file)
+
+    def _settle(self, file: File) -> None:
+        """Finish a file that may hold more than its acknowledged bytes; may be done any number of times."""
+        path, final, length = file.path, file.final, file.length
+        copy = os.path.join(os.path.dirname(path), f"_{os.path.basename(path)}.cut")
+        there = self.fs.length(final) if path != final else None
+        if not length:
+            self.fs.recover(path)
+        elif there is None:
+            self._take_over(path, final, copy, length)
+        elif there != length:
+            self.log.error("%s has %d bytes, but %d were acknowledged", final, there, length)
+        if path != final or not length:
+            self.fs.delete(path)
+        self.fs.delete(copy)
+        if length:
+            self._note(file)
+        elif self.manifest:
+            self.manifest.drop(path)
+
+    def _take_over(self, path: str, final: str, copy: str, length: int) -> None:
+        found = self.fs.recover(path)
+        if found is None and self.fs.length(copy) == length:
+            self.fs.rename(copy, final)
+        elif found is None:
+            self.log.warning("%s isn't there any more; it had %d acknowledged bytes", path, length)
+        elif found < length:
+            aside = f"{path}.short"
+            self.log.error("%s has %d bytes, but %d were acknowledged; it is %s now", path, found, length, aside)
+            self.fs.rename(path, aside)
+        elif found == length:
+            if path != final:
+                self.fs.rename(path, final)
+        else:
+            self._copy(path, copy, length)
+            if path == final:
+                self.fs.delete(path)
+            self.fs.rename(copy, final)
+
+    def _copy(self, path: str, to: str, length: int) -> None:
+        self.fs.delete(to)
+        writer = self.fs.create(to)
+        for piece in self.fs.read(path, length):
+            writer.write(piece)
+        writer.sync()
+        writer.close()
+
+    def _note(self, file: File) -> None:
+        if self.manifest:
+            self.manifest.cut(file.path, file.length)
+            self.manifest.rename(file.path, file.final)
+            self.manifest.finish(file.final, file.length)
+
+    async def _run(
+        self, work: Callable[[*Arguments], Answer], *args: *Arguments, files: Sequence[File] = (), extra: float = 0.0
+    ) -> Answer:
+        """In the thread, after whatever was begun there. A turn that takes too long is left alone with its thread."""
+        turn = asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
+        if not self.fs.fences:
+            return await turn
+        try:
+            return await asyncio.wait_for(asyncio.shield(turn), self.timeout + extra)
+        except TimeoutError:
+            for file in files:
+                file.abandoned, file.sure = True, False
+            turn.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self.pool.shutdown(wait=False, cancel_futures=True)
+            self.pool = ThreadPoolExecutor(1, thread_name_prefix="hdfs")
+            raise DeliveryError(f"{self.fs.name} took longer than {self.timeout:g} s") from None
+
+
+def fits(file: File, batch: Batch) -> bool:
+    return file.format is None or file.format.fits(batch)
+
+
+def known(receipt: bytes | None, log: Logger) -> list[tuple[str, str, int]]:
+    """(path, final, acknowledged bytes) of a receipt; none if it isn't one of these."""
+    try:
+        files = json.loads(zlib.decompress(receipt))["files"] if receipt else []
+        return [(str(path), str(final), int(length)) for path, final, length in files]
+    except (zlib.error, ValueError, KeyError, TypeError):
+        log.warning("the channel's receipt is not of this sink; files are left as they are")
+        return []
