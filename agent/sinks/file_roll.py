@@ -82,6 +82,8 @@ class FileRollSink(Sink):
         self.serializer = make_serializer(self.config.serializer, self.config.serializerKeys)
         self.started = clock.wall_ms()
         self.missed = False
+        self.second, self.index = "", 0
+        """Of the last name by ROLLTIME, which counts from 1 in each second."""
 
     async def open(self) -> None:
         """DeliveryError if the folder can't be written."""
@@ -118,7 +120,11 @@ class FileRollSink(Sink):
             raise DeliveryError(text) from error
 
     def _name(self, number: int) -> str:
-        start = str(self.started) if self.config.pathManager == "DEFAULT" else time.strftime("%Y%m%d%H%M%S")
+        start = str(self.started)
+        if self.config.pathManager == "ROLLTIME":
+            start = time.strftime("%Y%m%d%H%M%S")
+            self.second, self.index = start, self.index + 1 if start == self.second else 1
+            number = self.index
         end = f".{self.config.extension}" if self.config.extension else ""
         return f"{self.config.prefix}{start}-{number}{end}"
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_names(tmp_path: Path) -> None:
     )
     [name] = files(tmp_path / "b")
     assert re.fullmatch(r"pp\d{14}-1\.txt", name)
+
+
+def test_rolltime_counts_from_one_in_each_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Flume's RollTimePathManager does."""
+    sink = make(tmp_path, pathManager="rolltime")
+    times = iter(["20260101000000", "20260101000000", "20260101000001"])
+    monkeypatch.setattr(time, "strftime", lambda _: next(times))
+    assert [sink._name(n) for n in (1, 2, 3)] == ["20260101000000-1", "20260101000000-2", "20260101000001-1"]
 
 
 def test_two_sinks_in_one_folder(tmp_path: Path) -> None:
