@@ -299,7 +299,8 @@ class Output:
     async def _watch(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wake.wait(), TICK)
+                async with asyncio.timeout(TICK):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self.wake.wait()
             self.wake.clear()
             async with self.lock:
                 self._end_due()
@@ -405,7 +406,8 @@ class Output:
         if not self.fs.fences:
             return await turn
         try:
-            return await asyncio.wait_for(asyncio.shield(turn), self.timeout + extra)
+            async with asyncio.timeout(self.timeout + extra):
+                return await asyncio.shield(turn)
         except TimeoutError:
             for file in files:
                 file.abandoned, file.sure = True, False

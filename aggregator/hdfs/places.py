@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import datetime, tzinfo
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from agent import clock
 from agent.escape import LATEST_MS, TAG, Escape
@@ -65,6 +66,14 @@ def round_down(ms: int, unit: str, value: int, zone: tzinfo | None) -> int:
     when = datetime.fromtimestamp(ms // 1000, zone).astimezone(zone)
     field: int = getattr(when, unit)
     return int(when.replace(**{unit: field - field % value, **LOWER[unit]}).timestamp()) * 1000  # type: ignore[arg-type]
+
+
+def zone_of(name: str) -> tzinfo | None:
+    """A time zone by its name, the machine's own for none. ValueError if there is none of that name."""
+    try:
+        return ZoneInfo(name) if name else None
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"there is no time zone {name!r}; write one such as Europe/Berlin") from None
 
 
 def split(path: str) -> tuple[str, str]:
