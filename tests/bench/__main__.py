@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import device, drain, latency, memory, mqtt, throughput
+from tests.bench import device, drain, hdfs, latency, memory, mqtt, throughput
 from tests.bench.figure import Figure, Say
 from tests.bench.report import PAGE, show, update
 from tests.needs import missing
@@ -37,6 +37,9 @@ FIGURES: dict[str, Measure] = {
     "device": device.measure,
     "mqtt": mqtt.measure,
     "drain": drain.measure,
+    "hdfs-avro": partial(hdfs.measure, kind="avro", least=6),
+    "hdfs-text": partial(hdfs.measure, kind="text"),
+    "hdfs-gzip": partial(hdfs.measure, kind="gzip"),
 }
 
 

@@ -11,9 +11,12 @@ from tests.peers.flume import HERE, Flume
 
 
 class FlumeHdfs(Flume):
-    """`hadoop` is a client's configuration folder; without it there is file:// alone. It is SIGKILLed at the end."""
+    """`hadoop` is a client's configuration folder; without it there is file:// alone.
 
-    def __init__(self, conf: str, folder: Path, *, hadoop: Path | None = None, heap: str = "256m") -> None:
+    A serializer with compressionCodec xz takes 100 MB of the heap; without them its sink ends without a word.
+    """
+
+    def __init__(self, conf: str, folder: Path, *, hadoop: Path | None = None, heap: str = "512m") -> None:
         super().__init__(conf, folder, heap=heap, name="flume-hdfs")
         places = [str(HERE), jars.jars("flume-hdfs"), *([str(hadoop)] if hadoop else [])]
         self.classpath = os.pathsep.join(places)
