@@ -180,7 +180,7 @@ class Agent:
         among `emptied` are drained, within drainTimeout; services last."""
         parts = {key: self.parts.pop(key) for key in keys}
         sinks = [part for part in parts.values() if isinstance(part.runner, SinkRunner)]
-        drained = {name for name in emptied if not self.channels[name].durable}
+        drained = {name for name in emptied if self.channels[name].volatile}
         try:
             async with asyncio.timeout(self.flow.drain_timeout) as self._bound:
                 if self._stops > 1:
@@ -203,7 +203,7 @@ class Agent:
         """Close changed and removed channels; what a memory channel holds moves into its successor."""
         for name, channel in old.items():
             spec = flow.channels.get(name)
-            if spec and not channel.durable:
+            if spec and channel.volatile:
                 self.channels[name] = await self._open_channel(spec)
                 await _move(channel, self.channels[name])
                 await channel.close()

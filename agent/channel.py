@@ -66,6 +66,12 @@ class Channel(Component):
     counter: ChannelCounter
 
     @property
+    def volatile(self) -> bool:
+        """Whether what is inside is lost when the process ends. A channel that keeps events and neither marks nor
+        receipts is neither volatile nor `durable`."""
+        return not self.durable
+
+    @property
     def home(self) -> object:
         """Channels with one home put together in one transaction (a store); by default each is its own."""
         return self

@@ -63,9 +63,12 @@ class ChannelProcessor:
     @property
     def weakness(self) -> str:
         """Why what was acknowledged isn't kept exactly once by one durable home; empty if it is."""
-        volatile = [channel.name for channel in self.required if not channel.durable]
+        volatile = [channel.name for channel in self.required if channel.volatile]
         if volatile:
             return f"channel {', '.join(volatile)} is in memory, what it holds is lost when the process ends"
+        markless = [channel.name for channel in self.required if not channel.durable]
+        if markless:
+            return f"channel {', '.join(markless)} keeps no positions of sources, a failure may store a batch twice"
         if len({id(channel.home) for channel in self.required}) > 1:
             names = ", ".join(channel.name for channel in self.required)
             return f"channels {names} lie in different stores, a failure between them may store a batch twice"

@@ -11,15 +11,16 @@ often, gives it one name; compacted topics and transactions leave holes in such 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+
+from confluent_kafka import Message
 
 from agent.serializers.avro_event import NUMBER, ORIGIN
 from agent.store.streams import NUMBER_LIMIT
+from aggregator.kafka.records import headers_of, to_text
 
 Name = tuple[bytes, int]
 """(origin, number) of one event."""
-RecordHeaders = Sequence[tuple[str, bytes | None]]
 
 
 def origin_of(topic_id: bytes, topic: str, partition: int) -> bytes:
@@ -27,12 +28,10 @@ def origin_of(topic_id: bytes, topic: str, partition: int) -> bytes:
     return blake2b(topic_id + b"%d/" % partition + topic.encode(), digest_size=16, person=b"headrace kafka").digest()
 
 
-def carried(headers: RecordHeaders) -> Name | None:
-    """What record headers say; None if they don't, or not so that it makes sense."""
-    found = {name: value for name, value in headers if name in (ORIGIN, NUMBER)}
-    if len(found) < 2:
-        return None
-    return _name((found[ORIGIN] or b"").decode("ascii", "replace"), (found[NUMBER] or b"").decode("ascii", "replace"))
+def carried(message: Message) -> Name | None:
+    """What the record headers say; None if they don't, or not so that it makes sense."""
+    found = {name: value for name, value in headers_of(message) if name in (ORIGIN, NUMBER)}
+    return _name(to_text(found[ORIGIN]), to_text(found[NUMBER])) if len(found) == 2 else None
 
 
 def taken_off(headers: dict[str, str]) -> Name | None:
@@ -45,11 +44,6 @@ def taken_off(headers: dict[str, str]) -> Name | None:
 def record_headers(name: Name) -> list[tuple[str, str | bytes | None]]:
     """To be written with a record."""
     return [(ORIGIN, name[0].hex().encode()), (NUMBER, b"%d" % name[1])]
-
-
-def without(headers: Mapping[str, str]) -> dict[str, str]:
-    """Event headers without what they may say of identity: an event can't claim one."""
-    return {name: value for name, value in headers.items() if name not in (ORIGIN, NUMBER)}
 
 
 def _name(origin: str, number: str) -> Name | None:

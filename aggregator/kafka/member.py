@@ -159,12 +159,13 @@ class Member:
     # -- reading
 
     async def poll(self, most: int, seconds: float) -> list[Message]:
-        """The next records, at most so many, once there are that many or the time is over. DeliveryError: make a new
-        member."""
+        """The next records that are there, at most so many; waits so long for one. DeliveryError: make a new member."""
         return await self._daemon.call(self._poll, most, seconds)
 
     def _poll(self, most: int, seconds: float) -> list[Message]:
-        found = self._consumer.consume(most, seconds)
+        found = self._consumer.consume(1, seconds)
+        if found and most > 1:
+            found += self._consumer.consume(most - 1, 0.0)
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure

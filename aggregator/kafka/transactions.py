@@ -1,0 +1,111 @@
+"""A producer whose batches are all or nothing: each is one transaction of Kafka.
+
+Whoever reads with `isolation.level = read_committed` never sees half of one. Between two tries there is one question
+that may stay open: when the broker goes away while a commit is on its way, the batch may be there although `write`
+failed. It asks again for a while; after that the batch may come twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from agent.errors import ChannelFull, ConfigError
+from aggregator.kafka.member import TIMEOUT, Daemon, Quiet, said
+
+PATIENCE = 3 * TIMEOUT
+"""Seconds in which a commit is asked for again."""
+
+
+class Outgoing(NamedTuple):
+    """A record to be; `partition` -1: by the key, or anywhere."""
+
+    value: bytes
+    key: str | None
+    partition: int
+    headers: list[tuple[str, str | bytes | None]]
+
+
+class Transactions:
+    """Writes to one topic, in a thread of its own. `settings` hold a `transactional.id` that nobody else uses."""
+
+    def __init__(self, settings: Mapping[str, object], topic: str, log: logging.Logger) -> None:
+        self.settings, self.topic, self.log = dict(settings), topic, log
+        self._daemon = Daemon(f"kafka {topic}")
+        self._producer: Producer | None = None
+        self._refused = ""
+
+    async def write(self, records: Sequence[Outgoing]) -> None:
+        """All of them, or ChannelFull and none. ConfigError for a setting that librdkafka doesn't take."""
+        await self._daemon.call(self._write, records)
+
+    def close(self) -> None:
+        """Nothing is under way any more."""
+        self._daemon.end()
+
+    def _write(self, records: Sequence[Outgoing]) -> None:
+        producer = self._producer or self._open()
+        self._refused = ""
+        try:
+            producer.begin_transaction()
+            for one in records:
+                self._produce(producer, one)
+            self._commit(producer)
+        except KafkaException as error:
+            self._undo(producer, error)
+            raise ChannelFull(f"topic {self.topic}: {self._refused or said(error)}") from error
+
+    def _open(self) -> Producer:
+        """A new producer; an old one of its id is fenced off, and what it left open is undone."""
+        try:
+            producer = Producer({**self.settings, "error_cb": lambda error: None}, logger=Quiet(self.log))
+        except KafkaException as error:
+            raise ConfigError(f"kafka: {said(error)}") from error
+        try:
+            producer.init_transactions(TIMEOUT)
+        except KafkaException as error:
+            raise ChannelFull(f"topic {self.topic}: {said(error)}") from error
+        self._producer = producer
+        return producer
+
+    def _produce(self, producer: Producer, one: Outgoing) -> None:
+        while True:
+            try:
+                producer.produce(
+                    self.topic, one.value, one.key, one.partition, on_delivery=self._delivered, headers=one.headers
+                )
+                return
+            except BufferError:
+                producer.poll(0.1)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error and not self._refused:
+            self._refused = error.str()
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                self._refused += ": raise kafka.producer.max.request.size, and max.message.bytes of the topic"
+
+    def _commit(self, producer: Producer) -> None:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                producer.commit_transaction(TIMEOUT)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > end:
+                    raise
+
+    def _undo(self, producer: Producer, error: KafkaException) -> None:
+        """Abort, or give the producer up: what it left open is undone by its successor, or after
+        `transaction.timeout.ms`."""
+        self._producer = None
+        if error.args[0].fatal():
+            return
+        try:
+            producer.abort_transaction(TIMEOUT)
+            self._producer = producer
+        except KafkaException as failed:
+            self.log.debug("abort: %s", said(failed))
