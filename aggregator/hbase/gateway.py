@@ -1,0 +1,136 @@
+"""A connection to an HBase Thrift gateway (Thrift 1, `hbase thrift start`). Blocking: for a thread of its own.
+
+**After any error the connection is thrown away** and the next call makes a new one. The requests that failed stay in
+the write buffer of a connection and would be sent in front of the next one after a reopen; after a timeout every answer
+would be one behind. Nothing is repeated here: whoever calls does that, with cells that a repeat doesn't change.
+
+happybase brings the interface (Hbase.thrift). The calls are made directly, with thriftpy2's compiled protocol where it
+has one: half of the time of a call would otherwise go into its encoding.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import happybase.connection  # makes Hbase_thrift, from its own Hbase.thrift
+import Hbase_thrift as api
+from thriftpy2.protocol import TCompactProtocol, TCyBinaryProtocol
+from thriftpy2.thrift import TClient, TException
+from thriftpy2.transport import (
+    TBufferedTransport,
+    TCyBufferedTransport,
+    TCyFramedTransport,
+    TFramedTransport,
+    TSocket,
+    TTransportException,
+)
+
+from agent.errors import DeliveryError, Rejected
+from aggregator.hbase.cells import Increment, Row, parts
+
+assert happybase.connection
+CALL_BYTES = 1 << 20
+"""Of cells in one call; a framed gateway takes 2 MiB."""
+MOST_SHOWN = 300
+"""Characters of an answer."""
+EVENTS_FAULT = re.compile(r"KeyValue size too large|exceeds limit of \d+ bytes|Row length \d+ is >")
+"""In an answer: no table would take such a cell."""
+
+
+class AnsweredError(DeliveryError):
+    """The gateway answered, and HBase had refused."""
+
+
+class Gateway:
+    """`seconds` bounds connecting and each wait for an answer."""
+
+    def __init__(self, host: str, port: int, seconds: float, *, framed: bool = False, compact: bool = False) -> None:
+        self.host, self.port, self.seconds, self.framed, self.compact = host, port, seconds, framed, compact
+        self._socket: Any = None
+        self._client: Any = None
+
+    def put(self, table: str, rows: Sequence[Row], wal: bool) -> None:
+        """Write the rows. Each row is atomic, all together aren't. Rejected where a cell is at fault."""
+        no_wal = None if wal else False
+        for part in parts(rows, CALL_BYTES):
+            batches = [
+                api.BatchMutation(row, [api.Mutation(False, column, value, no_wal) for column, value in cells.items()])
+                for row, cells in part
+            ]
+            self._call("mutateRows", table.encode(), batches, {})
+
+    def increment(self, table: str, increments: Sequence[Increment]) -> None:
+        """Add to counters, one after the other: those before one that fails stay."""
+        if increments:
+            self._call("incrementRows", [api.TIncrement(table.encode(), *one) for one in increments])
+
+    def families(self, table: str) -> set[str] | None:
+        """The column families of a table; None if there is no such table."""
+        if table.encode() not in self._call("getTableNames"):
+            return None
+        return {name.decode().removesuffix(":") for name in self._call("getColumnDescriptors", table.encode())}
+
+    def create(self, table: str, family: str) -> None:
+        """Make a table, unless somebody else just did."""
+        column = api.ColumnDescriptor(name=family.encode() + b":")
+        try:
+            self._call("createTable", table.encode(), [column])
+        except AnsweredError as error:
+            if not isinstance(error.__cause__, api.AlreadyExists):
+                raise
+
+    def close(self) -> None:
+        """The next call makes a new connection."""
+        if self._socket:
+            self._socket.close()
+        self._socket = self._client = None
+
+    def abort(self) -> None:
+        """From another thread: end the call that is under way."""
+        with suppress(OSError, AttributeError):
+            self._socket.sock.shutdown(socket.SHUT_RDWR)
+
+    def _call(self, name: str, *args: object) -> Any:
+        try:
+            client = self._client or self._connect()
+            return getattr(client, name)(*args)
+        except Exception as error:
+            self.close()
+            raise self._translated(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> Any:
+        plain = TFramedTransport if self.framed else TBufferedTransport
+        compiled = TCyFramedTransport if self.framed else TCyBufferedTransport
+        make_socket: Any = TSocket  # thriftpy2 leaves it untyped
+        self._socket = make_socket(self.host, self.port, socket_timeout=self.seconds * 1000)
+        transport = plain(self._socket) if self.compact else compiled(self._socket)
+        protocol = TCompactProtocol if self.compact else TCyBinaryProtocol
+        transport.open()
+        self._client = TClient(api.Hbase, protocol(transport, decode_response=False))
+        return self._client
+
+    def _translated(self, error: Exception) -> DeliveryError:
+        """Ours for thriftpy2's, with what the gateway said in one line."""
+        where = f"HBase's Thrift gateway {self.host}:{self.port}"
+        if isinstance(error, TTransportException | OSError):
+            return DeliveryError(f"{where}: {_text(error)}")
+        if isinstance(error, TException):
+            text = _text(error)
+            if isinstance(error, api.IllegalArgument) or EVENTS_FAULT.search(text):
+                return Rejected(f"HBase refuses an event: {text[:MOST_SHOWN]}")
+            return AnsweredError(f"{where} answered: {text[:MOST_SHOWN]}")
+        return DeliveryError(f"{where}: {type(error).__name__}: {error}")
+
+
+def _text(error: Exception) -> str:
+    """What an error says, without Java's stack; str() of a thriftpy2 error may fail."""
+    said = getattr(error, "message", None) or getattr(error, "strerror", None) or (error.args[0] if error.args else "")
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    return text.strip().partition("\n")[0] or type(error).__name__
