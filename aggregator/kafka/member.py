@@ -245,8 +245,8 @@ class Member:
             self.committed |= offsets
             start = self.arrive(offsets)
             consumer.assign([TopicPartition(*place, offset) for place, offset in start.items()])
-            if self.paused and partitions:
-                consumer.pause(partitions)
+            if partitions:  # librdkafka remembers the state of a partition that was ours before
+                (consumer.pause if self.paused else consumer.resume)(partitions)
             self.trouble = ""
         except KafkaException as error:
             consumer.assign([])

@@ -119,6 +119,7 @@ class Kafka(Server):
             + ("SASL_SSL" if self.tls else "SASL_PLAINTEXT"),
             "log.dirs": self.folder / "data",
             "group.initial.rebalance.delay.ms": 0,
+            "group.min.session.timeout.ms": 1000,
             "broker.session.timeout.ms": 2000,
             "broker.heartbeat.interval.ms": 500,
         }
