@@ -83,7 +83,9 @@ def parts(rows: Sequence[Row], most: int) -> Iterator[Sequence[Row]]:
     """The rows in parts of about `most` bytes, each at least one row."""
     begin = size = 0
     for at, (key, cells) in enumerate(rows):
-        more = len(key) + sum(len(column) + len(value) for column, value in cells.items())
+        more = len(key)
+        for column, value in cells.items():
+            more += len(column) + len(value)
         if size and size + more > most:
             yield rows[begin:at]
             begin, size = at, 0

@@ -50,8 +50,10 @@ class Gateway:
 
     def __init__(self, host: str, port: int, seconds: float, *, framed: bool = False, compact: bool = False) -> None:
         self.host, self.port, self.seconds, self.framed, self.compact = host, port, seconds, framed, compact
+        self.where = f"HBase's Thrift gateway {host}:{port}"
         self._socket: Any = None
         self._client: Any = None
+        self._aborted = False
 
     def put(self, table: str, rows: Sequence[Row], wal: bool) -> None:
         """Write the rows. Each row is atomic, all together aren't. Rejected where a cell is at fault."""
@@ -90,11 +92,14 @@ class Gateway:
         self._socket = self._client = None
 
     def abort(self) -> None:
-        """From another thread: end the call that is under way."""
+        """From another thread: end the call that is under way, and make no other."""
+        self._aborted = True
         with suppress(OSError, AttributeError):
             self._socket.sock.shutdown(socket.SHUT_RDWR)
 
     def _call(self, name: str, *args: object) -> Any:
+        if self._aborted:
+            raise DeliveryError(f"{self.where}: left, for it did not answer")
         try:
             client = self._client or self._connect()
             return getattr(client, name)(*args)
@@ -118,15 +123,14 @@ class Gateway:
 
     def _translated(self, error: Exception) -> DeliveryError:
         """Ours for thriftpy2's, with what the gateway said in one line."""
-        where = f"HBase's Thrift gateway {self.host}:{self.port}"
         if isinstance(error, TTransportException | OSError):
-            return DeliveryError(f"{where}: {_text(error)}")
+            return DeliveryError(f"{self.where}: {_text(error)}")
         if isinstance(error, TException):
             text = _text(error)
             if isinstance(error, api.IllegalArgument) or EVENTS_FAULT.search(text):
                 return Rejected(f"HBase refuses an event: {text[:MOST_SHOWN]}")
-            return AnsweredError(f"{where} answered: {text[:MOST_SHOWN]}")
-        return DeliveryError(f"{where}: {type(error).__name__}: {error}")
+            return AnsweredError(f"{self.where} answered: {text[:MOST_SHOWN]}")
+        return DeliveryError(f"{self.where}: {type(error).__name__}: {error}")
 
 
 def _text(error: Exception) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import ClassVar
 
@@ -19,6 +20,9 @@ from agent.config.fields import key
 from agent.event import Event
 from aggregator.hbase.cells import CellSerializer, Increment, Name, Row, checked
 
+VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+"""The two bits that every UUID of RFC 9562 has there."""
+
 
 class SimpleConfig(AnyConfig):
     rowPrefix: str = key("rowPrefix", "default", doc="text before the suffix of a row key")
@@ -26,8 +30,9 @@ class SimpleConfig(AnyConfig):
         "suffix", "uuid", choices=("uuid", "random", "timestamp", "nano"),
         doc="what follows; all but uuid are at least once",
     )  # fmt: skip
-    payloadColumn: str = key("payloadColumn", "pCol", doc="column of the body; empty: no row")
-    incrementColumn: str = key("incrementColumn", "iCol", doc="counter, plus 1 an event; empty: none")
+    payloadColumn: str = key("payloadColumn", "pCol", doc="column of the body")
+    countEvents: bool = key("countEvents", True, doc="whether a counter is raised by 1 an event, as Flume's always is")
+    incrementColumn: str = key("incrementColumn", "iCol", doc="column of the counter")
     incrementRow: str = key("incrementRow", "incRow", doc="row of the counter")
 
 
@@ -39,18 +44,16 @@ class SimpleSerializer(CellSerializer):
         super().__init__(config, family)
         keys = self.config
         self.prefix, self.column = keys.rowPrefix, self.family + keys.payloadColumn.encode()
-        by_chance = f"rows by suffix = {keys.suffix}" if keys.suffix != "uuid" and keys.payloadColumn else ""
-        counter = f"the counter {keys.incrementRow}:{keys.incrementColumn}" if keys.incrementColumn else ""
+        by_chance = f"rows by suffix = {keys.suffix}" if keys.suffix != "uuid" else ""
+        counter = f"the counter {keys.incrementRow}:{keys.incrementColumn}" if keys.countEvents else ""
         self.repeats = " and ".join(filter(None, (by_chance, counter)))
 
     def rows(self, events: Sequence[Event], names: Sequence[Name]) -> list[Row]:
-        if not self.config.payloadColumn:
-            return []
         column, key_of = self.column, self._key
         return [(key_of(name), {column: event.body}) for event, name in zip(events, names, strict=True)]
 
     def increments(self, events: Sequence[Event]) -> list[Increment]:
-        if not self.config.incrementColumn:
+        if not self.config.countEvents:
             return []
         one = Increment(self.config.incrementRow.encode(), self.family + self.config.incrementColumn.encode(), 1)
         return [one] * len(events)
@@ -70,8 +73,12 @@ class SimpleSerializer(CellSerializer):
 
 def uuid_of(name: Name) -> str:
     """The UUID of an identity; always the same."""
-    origin, number = name
-    raw = int.from_bytes(blake2b(origin + number.to_bytes(8, "big"), digest_size=16).digest(), "big")
-    raw = raw & ~(0xF000 << 64) & ~(0xC000 << 48) | 8 << 76 | 2 << 62
-    text = f"{raw:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    digest = _begun(name[0]).copy()
+    digest.update(name[1].to_bytes(8, "big"))
+    text = digest.hexdigest()
+    return f"{text[:8]}-{text[8:12]}-8{text[13:16]}-{VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
+
+
+@lru_cache(maxsize=64)
+def _begun(origin: bytes) -> blake2b:
+    return blake2b(origin, digest_size=16)

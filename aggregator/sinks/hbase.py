@@ -82,12 +82,15 @@ class HbaseSink(Sink):
 
     Config: ClassVar[type[AnyConfig]] = HbaseConfig
     config: HbaseConfig
+    in_flight = 2
+    """One is in a call while the next is made ready; the thread makes one call at a time, in order."""
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         super().__init__(name, config)
         self.batch_size = self.config.batchSize
         self.serializer = self.config.make_serializer()
         self.gateway: Gateway | None = None
+        self.under_way = 0
         self.origin, self.number = os.urandom(16), 0
         """Names given to events that have no identity."""
 
@@ -116,18 +119,26 @@ class HbaseSink(Sink):
         self.pool = ThreadPoolExecutor(1, thread_name_prefix=self.name)
 
     async def _call(self, work: Callable[[Gateway, *Arguments], None], *args: *Arguments) -> None:
-        """Run it on the sink's thread, after whatever was begun there; no longer than callTimeout."""
-        assert self.gateway
-        seconds = self.config.callTimeout
+        """Run it on the sink's thread, after whatever was begun there; no longer than callTimeout for each."""
+        gateway = self.gateway
+        assert gateway
+        self.under_way += 1
         try:
-            async with asyncio.timeout(seconds):
-                await asyncio.get_running_loop().run_in_executor(self.pool, work, self.gateway, *args)
+            async with asyncio.timeout(self.config.callTimeout * self.under_way):
+                await asyncio.get_running_loop().run_in_executor(self.pool, work, gateway, *args)
         except TimeoutError:
-            self.gateway.abort()
-            self.pool.shutdown(wait=False)
-            self._begin()
-            where = f"{self.config.thriftHost}:{self.config.thriftPort}"
-            raise DeliveryError(f"HBase's Thrift gateway {where}: no answer within callTimeout") from None
+            if gateway is self.gateway:
+                self._leave()
+            raise DeliveryError(f"{gateway.where}: no answer within callTimeout") from None
+        finally:
+            self.under_way -= 1
+
+    def _leave(self) -> None:
+        """To its fate the thread that hangs; what waits behind it there fails."""
+        assert self.gateway
+        self.gateway.abort()
+        self.pool.shutdown(wait=False)
+        self._begin()
 
     def _own(self, count: int) -> tuple[Identity, ...]:
         """Names that are never given twice: a batch whose `send` was cancelled may have been stored."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import device, drain, hdfs, latency, memory, mqtt, throughput
+from tests.bench import device, drain, hbase, hdfs, latency, memory, mqtt, throughput
 from tests.bench.figure import Figure, Say
 from tests.bench.report import PAGE, show, update
 from tests.needs import missing
@@ -40,6 +40,8 @@ FIGURES: dict[str, Measure] = {
     "hdfs-avro": partial(hdfs.measure, kind="avro", least=6),
     "hdfs-text": partial(hdfs.measure, kind="text"),
     "hdfs-gzip": partial(hdfs.measure, kind="gzip"),
+    "hbase-100": partial(hbase.measure, batch=100),
+    "hbase-1000": partial(hbase.measure, batch=1000),
 }
 
 

@@ -6,9 +6,9 @@
         hbase.kill_gateway(); hbase.start_gateway()
         assert hbase.count("readings") == 1000  # HBase's own RowCounter, 4 s; `rows` scans
 
-`shared_hbase()` is the one that every test of a run may use and nobody may stop; take a table of your own
-(`hbase.new_table()`). The gateway's own client gives up after some seconds (HBase's defaults retry for minutes, and a
-disabled table would hold a call as long).
+`shared_hbase()` is the one that every test of a run may use and nobody may stop; take a table of your own.
+The gateway's own client gives up after some seconds (HBase's defaults retry for minutes, and a disabled table would
+hold a call as long).
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ OPENS = (
     *jars.opened("java.lang", "java.lang.reflect", "java.nio", "sun.nio.ch", "jdk.internal.ref"),
     "--add-exports=java.base/jdk.internal.misc=ALL-UNNAMED",
 )
+COUNTERS = "log4j.logger.org.apache.hadoop.mapreduce.Job=INFO\n"
+"""What a job counted is in its log."""
 GIVES_UP = {
     "hbase.client.retries.number": 3,
     "hbase.client.pause": 200,
@@ -79,7 +81,6 @@ class Hbase(Server):
         super().__init__(name, folder)
         self.port, self.framed, self.compact = free_port(), framed, compact
         self.ports = {part: free_port() for part in ("zookeeper", "master", "regionserver")}
-        self.tables = 0
         flags = [*(["-f", "framed"] if framed else []), *(["-c", "compact"] if compact else [])]
         bind = ["start", "--bind", "127.0.0.1", "-p", str(self.port), "--infoport", "-1", *flags]
         initialized = "Master has completed initialization"
@@ -151,9 +152,13 @@ class Hbase(Server):
                 f"hbase.{role}.ipc.address": "127.0.0.1",
                 f"hbase.{role}.info.port": -1,
             }
-        for folder, level, more in (("conf", "INFO", {}), ("conf-gateway", "INFO", GIVES_UP), ("quiet", "ERROR", {})):
+        for folder, level, more in (
+            ("conf", "INFO", {}),
+            ("conf-gateway", "INFO", GIVES_UP),
+            ("conf-tools", "ERROR", {}),
+        ):
             (self.folder / folder).mkdir(exist_ok=True)
-            (self.folder / folder / "log4j.properties").write_text(LOG.format(level=level))
+            (self.folder / folder / "log4j.properties").write_text(LOG.format(level=level) + COUNTERS)
             site(self.folder / folder / "hbase-site.xml", common | more)
 
     # Failures.
@@ -217,12 +222,8 @@ class Hbase(Server):
 
     def count(self, table: str) -> int:
         """Rows, by HBase's own RowCounter."""
-        path = f"{self.folder}/quiet:{jars.jars('hbase')}"
-        counted = f"{ROW_COUNTER}".rpartition(".")[0]
-        (self.folder / "quiet" / "log4j.properties").write_text(
-            LOG.format(level="ERROR") + "log4j.logger.org.apache.hadoop.mapreduce.Job=INFO\n"
-        )
-        command = ["java", "-Xmx256m", *jars.LEAN, *OPENS, "-cp", path, f"{counted}.RowCounter", table]
+        path = f"{self.folder}/conf-tools:{jars.jars('hbase')}"
+        command = ["java", "-Xmx256m", *jars.LEAN, *OPENS, "-cp", path, ROW_COUNTER, table]
         said = jars.run("sh", "-c", 'exec "$@" 2>&1', "sh", *command).decode("utf-8", "replace")
         found = re.search(r"ROWS=(\d+)", said)
         return int(found[1]) if found else 0
