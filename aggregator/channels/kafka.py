@@ -148,6 +148,7 @@ class KafkaChannel(Channel):
         self._transactions: Transactions | None = None
         self._line = asyncio.Lock()
         self._reading: asyncio.Task[None] | None = None
+        self._leaving = False
         self.counter.gauges |= {"ChannelSize": lambda: self.depth, "bytes": lambda: self._ready_bytes}
 
     async def close(self) -> None:
@@ -213,8 +214,7 @@ class KafkaChannel(Channel):
     # -- taking
 
     async def take(self, limit: int, max_bytes: int = 1 << 20) -> Take:
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read(), name=f"read {self.name}")
+        self._start_reading()
         while not self._ready:
             self.counter.EventTakeAttemptCount += 1
             self._data.clear()
@@ -263,6 +263,11 @@ class KafkaChannel(Channel):
 
     # -- reading
 
+    def _start_reading(self) -> None:
+        """With the first take: an agent that only puts is no member of the group."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read(), name=f"read {self.name}")
+
     async def _read(self) -> None:
         """Be a member of the group, again and again."""
         backoff = Backoff(1.0, 30.0)
@@ -278,7 +283,9 @@ class KafkaChannel(Channel):
                     known = isinstance(error, AgentError)
                     self.log.error("can't read: %s; tries again", error, exc_info=None if known else error)
             finally:
+                self._leaving = True
                 await member.close()
+                self._leaving = False
                 self._forget(set(self._tracks))
             await asyncio.sleep(backoff.next())
 
@@ -372,7 +379,7 @@ class KafkaChannel(Channel):
         """What waits is somebody else's; what is under way may end."""
         self._drop(places)
         try:
-            async with asyncio.timeout(0 if lost else SETTLE):
+            async with asyncio.timeout(0 if lost or self._leaving else SETTLE):
                 while any(entry.track.place in places for take in self._open for entry in take.entries):
                     self._settled.clear()
                     await self._settled.wait()

@@ -21,6 +21,10 @@ PATIENCE = 3 * TIMEOUT
 """Seconds in which a commit is asked for again."""
 
 
+PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+"""What an abort says of records on their way."""
+
+
 class Outgoing(NamedTuple):
     """A record to be; `partition` -1: by the key, or anywhere."""
 
@@ -83,7 +87,7 @@ class Transactions:
                 producer.poll(0.1)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error and not self._refused:
+        if error and error.code() not in PURGED and not self._refused:
             self._refused = error.str()
             if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 self._refused += ": raise kafka.producer.max.request.size, and max.message.bytes of the topic"
@@ -99,13 +103,13 @@ class Transactions:
                     raise
 
     def _undo(self, producer: Producer, error: KafkaException) -> None:
-        """Abort, or give the producer up: what it left open is undone by its successor, or after
-        `transaction.timeout.ms`."""
+        """Abort. The producer is given up where it can't, and where a record was refused, which leaves librdkafka's
+        count of records and the broker's apart; what it left open is undone by its successor."""
         self._producer = None
         if error.args[0].fatal():
             return
         try:
             producer.abort_transaction(TIMEOUT)
-            self._producer = producer
+            self._producer = None if self._refused else producer
         except KafkaException as failed:
             self.log.debug("abort: %s", said(failed))

@@ -1,0 +1,97 @@
+"""kafka channel: what needs no broker (tests/peers/test_kafka_channel.py has one)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from agent.config.reading import Reading, read
+from agent.event import Event
+from aggregator.channels.kafka import KafkaChannel, KafkaChannelConfig, Track
+from aggregator.kafka.member import Place
+from tests.agent.parts import flow
+
+BASE = {"kafka.bootstrap.servers": "127.0.0.1:1"}
+
+
+def config(**keys: str) -> Reading[KafkaChannelConfig]:
+    raw = BASE | {name.replace("__", "."): text for name, text in keys.items()}
+    return read(KafkaChannelConfig, raw, "kafka")
+
+
+def test_defaults_are_flumes() -> None:
+    """Topic flume-channel, group flume, events of Flume's, half a second a poll."""
+    found = config().config
+    assert found
+    assert (found.topic, found.group, found.parseAsFlumeEvent, found.pollTimeout) == (
+        "flume-channel", "flume", True, 0.5,
+    )  # fmt: skip
+
+
+def test_old_spellings() -> None:
+    """brokerList, topic, groupId and pollTimeout are read as what they are called now."""
+    found = read(
+        KafkaChannelConfig, {"brokerList": "h:1", "topic": "t", "groupId": "g", "pollTimeout": "100"}, "kafka"
+    ).config
+    assert found
+    assert (found.servers, found.topic, found.group, found.pollTimeout) == ("h:1", "t", "g", 0.1)
+
+
+@pytest.mark.parametrize("name", ["zookeeperConnect", "migrateZookeeperOffsets", "readSmallestOffset"])
+def test_zookeeper_is_refused_by_name(name: str) -> None:
+    """What speaks of ZooKeeper is an error that says what to do instead."""
+    [fault] = config(**{name: "true"}).faults
+    assert fault.refused
+    assert fault.key == name
+
+
+def test_settings_are_judged() -> None:
+    """Producer and consumer settings that no client has are errors of their own key."""
+    assert [fault.key for fault in config(kafka__producer__nix="1").faults] == ["kafka.producer.nix"]
+    assert [fault.key for fault in config(kafka__consumer__nix="1").faults] == ["kafka.consumer.nix"]
+
+
+@pytest.mark.parametrize("without", ["sources", "sinks"])
+def test_a_source_or_a_sink_alone_will_do(without: str) -> None:
+    """A flow with nothing on the channel's other side is judged good: other agents have it."""
+    text = """
+        sources = r1
+        channels = c1
+        sinks = k1
+        sources.r1.type = hand
+        sources.r1.channels = c1
+        channels.c1.type = org.apache.flume.channel.kafka.KafkaChannel
+        channels.c1.kafka.bootstrap.servers = 127.0.0.1:1
+        sinks.k1.type = list
+        sinks.k1.channel = c1
+    """
+    left = "\n".join(line for line in text.splitlines() if not line.strip().startswith(without))
+    found = flow(left)
+    assert list(found.channels) == ["c1"]
+    assert bool(found.sources) != bool(found.sinks)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_what_is_committed_is_a_prefix(order: tuple[int, ...]) -> None:
+    """Whatever the order in which events are done, the place is that of the first that isn't."""
+    track = Track(Place("t", 0))
+    track.waiting.extend([10, 11, 15, 16])  # transaction markers leave holes
+    done: set[int] = set()
+    for index in order:
+        offset = [10, 11, 15, 16][index]
+        track.finish(offset)
+        done.add(offset)
+        prefix = list(itertools.takewhile(done.__contains__, [10, 11, 15, 16]))
+        assert track.reached == (prefix[-1] + 1 if prefix else -1)
+    assert not track.waiting
+    assert not track.done
+
+
+def test_partition_of_an_event() -> None:
+    """partitionIdHeader counts before defaultPartitionId; what is no number there is as if it weren't."""
+    found = config(partitionIdHeader="p", defaultPartitionId="3").config
+    assert found
+    channel = KafkaChannel("c1", found)
+    events = [Event({"p": "5"}, b""), Event({}, b""), Event({"p": "x"}, b"")]
+    assert [channel._partition(event) for event in events] == [5, 3, 3]
