@@ -40,12 +40,15 @@ class SinkContract:
     keyed = False
     """The far side recognises a batch that it has (sqlite, our own receiver)."""
 
+    back_seconds = 20.0
+    """How long a far side that has come back may take until a send succeeds; a bound, never a measurement."""
+
     def far_side(self) -> AbstractAsyncContextManager[FarSide]:
         raise NotImplementedError
 
     def run(self, steps: Callable[[FarSide], Coroutine[Any, Any, None]]) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(60), self.far_side() as far:
+            async with asyncio.timeout(40 + self.back_seconds), self.far_side() as far:
                 if not hasattr(far.sink, "counter"):
                     far.sink.counter = SinkCounter(far.sink.name)
                 try:
@@ -91,7 +94,7 @@ class SinkContract:
             with pytest.raises(DeliveryError):
                 await far.sink.send(batch("meanwhile"))
             await far.come_back()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(self.back_seconds):
                 while True:
                     try:
                         await far.sink.send(batch("after"))
