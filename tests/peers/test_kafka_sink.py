@@ -90,7 +90,7 @@ class Broker:
     async def go_away(self) -> None:
         # Kafka answers a commit before its markers are written. One that is its own only broker and controller was seen
         # to forget them when it is killed in between; that is not the sink's doing.
-        while self.transactional and not await self.arrived():
+        while self.transactional and not await self.arrived():  # noqa: ASYNC110 (asked of the broker)
             await asyncio.sleep(0.1)
         self.kafka.kill9()
 
