@@ -27,6 +27,10 @@ log = logging.getLogger("agent")
 
 def run(program: Program, arguments: Sequence[str]) -> int:
     """The whole program; returns the exit code."""
+    if arguments[:1] == ["audit"]:
+        from agent.audit import command
+
+        return command.main(program, arguments[1:])
     options = parse(program, arguments)
     given = options.given
     logs.set_up(given.log_level, given.log_format)

@@ -73,6 +73,7 @@ examples:
   {0} --write-config my.conf              write it, commented, to start from
   {0} -n a1 -f my.conf                    run agent a1 of a file (a Flume command line works as it is)
   {0} -f my.conf --check                  judge a file: every error with file and line
+  {0} audit -f my.conf                    what arrived where, what is missing: {0} audit --help
 
   -Dflume.monitoring.type=http -Dflume.monitoring.port=P   Flume's metrics on port P (loopback; other addresses:
                                           -Dflume.monitoring.bind=ADDRESS)
@@ -102,7 +103,7 @@ def _parser(program: Program) -> argparse.ArgumentParser:
         description=f"Headrace, {program.title}.",
         epilog=EPILOG.format(program.command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [agent | version | help] [options]",
+        usage="%(prog)s [agent | audit | version | help] [options]",
         allow_abbrev=False,
     )
     parser.set_defaults(warnings=[])

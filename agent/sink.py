@@ -50,6 +50,8 @@ class Sink(Component):
     durable: bool = False
     keeps_receipt: ClassVar[bool] = False
     """Whether its `send` returns receipts. A channel keeps one: of two such sinks on a channel neither is `durable`."""
+    holds_its_own: ClassVar[bool] = False
+    """Whether `held` tells what this sink wrote, and not all that its destination holds, whoever wrote it."""
     keep: Callable[[bytes], Awaitable[None]] = staticmethod(_keep_nothing)
     """Keep a receipt now, with the place in the channel that all `send`s so far have led to; returns once both are on
     the device. For what must be said before it is done outside (a file is about to get its final name). DeliveryError
@@ -75,8 +77,7 @@ class Sink(Component):
     def held(self) -> Iterator[Held]:
         """For an audit: what the destination really holds of what this sink sent, by identity, in any order.
 
-        Called in a thread on a sink that is not open, with `folder` set, while another process may be sending. Ends
-        with Held that says nothing, or raises DeliveryError, where it can't be known: the text says why, and which key
-        to set.
+        Called on a sink that is not open, with `folder` set, while another process may be sending. DeliveryError where
+        it can't be known: the text says why, or which key to set; what was found before counts nonetheless.
         """
         raise DeliveryError("what it sends carries no identity that can be read back")

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 from logging import Logger
@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from agent import clock
 from agent.errors import DeliveryError, translated
+from agent.sink import Held as Found
 from agent.store.coverage import Coverage
 from agent.store.streams import Identity
 
@@ -253,6 +254,21 @@ def read(path: Path) -> Contents:
             past = [Identity(*row) for row in conn.execute("SELECT origin, first, count FROM past")]
             gaps = [reason for (reason,) in conn.execute("SELECT reason FROM gap ORDER BY wall_ms DESC LIMIT 1")]
     return Contents(held, past, gaps[0] if gaps else "")
+
+
+def found_of(folder: Path | None, sink: str, length_of: Callable[[str], int | None]) -> Iterator[Found]:
+    """For an audit: what the manifest of a sink names, each file as it is now; `length_of` asks where they lie.
+    DeliveryError at the end if there may be more."""
+    if folder is None:
+        raise DeliveryError("behind a memory channel it keeps no account of what its files hold: use a file channel")
+    contents = read(path_of(folder, sink))
+    yield Found(tuple(contents.past))
+    for name, length, _, runs in contents.files:
+        there = length_of(name)
+        gone = "is not there" if there is None else f"has {there} bytes of {length}" if there < length else ""
+        yield Found(runs, name, gone)
+    if contents.gap:
+        raise DeliveryError(f"what its files hold isn't fully known: {contents.gap}")
 
 
 def join(runs: Iterable[Identity]) -> list[Identity]:

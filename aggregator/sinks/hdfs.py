@@ -12,7 +12,7 @@ where they read the folder. The default is Flume's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -20,13 +20,13 @@ from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
 from agent.errors import ConfigError, DeliveryError
 from agent.event import Batch
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 from aggregator.formats.format import FILE_TYPES, Format, make_format
 from aggregator.hdfs.filesystem import FileSystem
 from aggregator.hdfs.local import LocalFileSystem
 from aggregator.hdfs.output import Names, Output, Rules
 from aggregator.hdfs.places import Places, zone_of
-from aggregator.manifest import Manifest, path_of
+from aggregator.manifest import Manifest, found_of, path_of
 
 THREADS = "one thread writes"
 MAX_BYTES = 4 << 20
@@ -117,6 +117,7 @@ class HdfsSink(Sink):
     Config: ClassVar[type[AnyConfig]] = HdfsConfig
     config: HdfsConfig
     keeps_receipt: ClassVar[bool] = True
+    holds_its_own: ClassVar[bool] = True
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         super().__init__(name, config)
@@ -158,6 +159,9 @@ class HdfsSink(Sink):
             self.log.warning("an event without a timestamp header goes by the time of writing")
         receipt = await self.output.append(parts)
         return receipt if self.durable else None
+
+    def held(self) -> Iterator[Held]:
+        yield from found_of(self.folder, self.name, self._files().length)
 
     def _files(self) -> FileSystem:
         url, keys = self.config.place()[0], self.config

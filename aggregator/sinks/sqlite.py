@@ -19,6 +19,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -31,7 +32,7 @@ from agent.config.fields import key
 from agent.errors import DeliveryError, translated
 from agent.event import Batch, Event
 from agent.output_files import make_folder
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 from agent.store.streams import Identity
 
 COLUMNS = {"origin": str, "number": int, "time": str, "topic": str, "headers": str, "body": bytes}
@@ -78,6 +79,16 @@ class SqliteSink(Sink):
 
     async def send(self, batch: Batch) -> None:
         await self._call(batch)
+
+    def held(self) -> Iterator[Held]:
+        if not self.path.exists():
+            yield Held((), str(self.path), "is not there")
+            return
+        with translated({sqlite3.Error: DeliveryError}, str(self.path)):
+            uri = f"{self.path.resolve().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000)) as database:
+                for origin, number in database.execute("SELECT origin, number FROM events"):
+                    yield Held((Identity(bytes.fromhex(origin), number, 1),))
 
     async def _call(self, batch: Batch | None) -> None:
         await asyncio.get_running_loop().run_in_executor(self.pool, self._store, batch)
