@@ -34,8 +34,6 @@ from aggregator.kafka import client, identity
 from aggregator.kafka.member import Daemon
 from aggregator.kafka.sender import Records, Sender, is_legal
 
-KEY = "key"
-"""The event header that is the record's key, as in Flume."""
 GRACE = 10.0
 """Seconds beyond callTimeout after which the thread is given up."""
 MACHINE = Path("/etc/machine-id")
@@ -69,6 +67,7 @@ class KafkaConfig(SinkConfig):
     partitionIdHeader: str = key("partitionIdHeader", "", doc="the event header that names the partition to write to")
     allowTopicOverride: bool = key("allowTopicOverride", True, doc="whether an event's topicHeader names its topic")
     topicHeader: str = key("topicHeader", "topic", doc="the event header that names a topic")
+    keyHeader: str = key("keyHeader", "key", doc="the event header that is the record's key")
     timestampHeader: str = key("timestampHeader", "", doc="the event header with the record's time, ms since the epoch")
     headers: dict[str, str] = key("header.*", {}, doc="`header.NAME = R`: record header R takes event header NAME")
     producer: dict[str, str] = key("kafka.producer.*", {}, doc="settings of the producer, as Kafka names them")
@@ -218,8 +217,8 @@ class KafkaSink(Sink):
         for event in batch.events:
             value = record.encode([event]) if config.useFlumeEventFormat else event.body
             out: dict[str, Any] = {"value": value}
-            if KEY in event.headers:
-                out["key"] = event.headers[KEY]
+            if config.keyHeader in event.headers:
+                out["key"] = event.headers[config.keyHeader]
             if placed:
                 self._place(event, out)
             if config.headers or config.identity:

@@ -137,6 +137,13 @@ def test_key_partition_time_and_headers(topic: str) -> None:
     assert found == Record(2, 0, b"k", b"21.5", {"u": b"C"}, 1700000000000)
 
 
+def test_key_of_another_header(topic: str) -> None:
+    """keyHeader names the header that is the record's key: `topic` keeps a sensor's readings in one partition."""
+    events = Batch([Event({"topic": "s1", "key": "k"}, b"a"), Event({}, b"b")])
+    found = sent(shared_kafka(), topic, events, keyHeader="topic", allowTopicOverride="false")
+    assert [(one.key, one.value) for one in found] == [(b"s1", b"a"), (None, b"b")]
+
+
 def test_default_partition(topic: str) -> None:
     """defaultPartitionId goes for events without the partition header."""
     kafka = shared_kafka()
