@@ -1,9 +1,14 @@
-"""Serializer: events to the bytes of a file. Pure."""
+"""Serializer: events to the bytes of a file. Pure, but for `identities`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from agent.component import Component
+from agent.errors import DeliveryError
 from agent.event import Batch
+from agent.store.streams import Identity
 
 
 class Serializer(Component):
@@ -16,3 +21,8 @@ class Serializer(Component):
     def encode(self, batch: Batch) -> bytes:
         """The batch's bytes, to be appended."""
         raise NotImplementedError
+
+    def identities(self, path: Path) -> Iterator[Identity]:
+        """For an audit: those of a file's events, as far as it is whole. DeliveryError: such a file doesn't say."""
+        key = "sink.serializer"
+        raise DeliveryError(f"its files carry no identity: set {key} = avro_event and {key}.identity = true")

@@ -96,17 +96,17 @@ class Manifest:
         """A file was cut back to its acknowledged length: what lay beyond is no longer there."""
 
         def work(conn: sqlite3.Connection) -> None:
-            at = self._id(conn, file)
-            conn.execute("DELETE FROM run WHERE file=? AND stop>?", (at, length))
-            conn.execute("UPDATE file SET length=min(length, ?) WHERE id=?", (length, at))
+            named = "(SELECT id FROM file WHERE name=?)"
+            conn.execute(f"DELETE FROM run WHERE file={named} AND stop>?", (file, length))
+            conn.execute("UPDATE file SET length=min(length, ?) WHERE name=?", (length, file))
 
         self._guarded(work, "written")
 
     def rename(self, old: str, new: str) -> None:
-        """A file has another name now; one that had that name before is gone."""
+        """A file has another name now; one that had that name before is gone. May be said again."""
 
         def work(conn: sqlite3.Connection) -> None:
-            if old != new:
+            if old != new and conn.execute("SELECT 1 FROM file WHERE name=?", (old,)).fetchone():
                 self._drop(conn, new)
                 conn.execute("UPDATE file SET name=? WHERE name=?", (new, old))
                 self._ids.pop(old, None)

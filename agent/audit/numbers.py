@@ -6,7 +6,7 @@ apart what came more than once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from agent.store.streams import Identity
 
@@ -131,9 +131,3 @@ class Tally:
         for origin in self._found:
             self._join(origin)
         return _filled((origin, joined(spans)[0]) for origin, spans in self._twice.items())
-
-
-def runs(numbers: Numbers) -> Iterator[Identity]:
-    """As identity runs."""
-    for origin, spans in numbers.items():
-        yield from (Identity(origin, first, last - first + 1) for first, last in spans)

@@ -8,6 +8,8 @@ costs a walk and no decoding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 from agent.avro import container, record
@@ -18,6 +20,8 @@ from agent.event import Batch, Event
 from agent.serializer import Serializer
 from agent.store.streams import Identity
 
+PIECE = 1 << 20
+"""Bytes of a file that are read at once."""
 ORIGIN, NUMBER = "headrace.origin", "headrace.number"
 
 
@@ -44,6 +48,22 @@ class AvroEventSerializer(Serializer):
         identities = batch.identities if self.config.identity else None
         block = with_identity(batch, identities) if identities else batch.block
         return container.write_block(batch.count, block, self.sync, self.config.compressionCodec)
+
+    def identities(self, path: Path) -> Iterator[Identity]:
+        if not self.config.identity:
+            yield from super().identities(path)
+        reader = container.ContainerReader()
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                reader.feed(piece)
+                while (block := reader.next()) is not None:
+                    yield from _named(record.decode(block.data, block.count))
+
+
+def _named(events: list[tuple[dict[str, str], bytes]]) -> Iterator[Identity]:
+    for headers, _ in events:
+        if ORIGIN in headers and headers.get(NUMBER, "").isdigit():
+            yield Identity(bytes.fromhex(headers[ORIGIN]), int(headers[NUMBER]), 1)
 
 
 def with_identity(batch: Batch, identities: tuple[Identity, ...]) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, TypeVar, TypeVarTuple, cast
@@ -23,12 +23,12 @@ from agent.config import flume_names
 from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
 from agent.config.reading import read
-from agent.errors import ConfigError, DeliveryError, Rejected
+from agent.errors import ConfigError, DeliveryError, Rejected, translated
 from agent.escape import TAG, Escape
 from agent.event import Batch
 from agent.output_files import OutputFiles, Part
 from agent.serializer import Serializer
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 
 Answer = TypeVar("Answer")
 Arguments = TypeVarTuple("Arguments")
@@ -108,6 +108,12 @@ class FileRollSink(Sink):
         receipt = await self._call(self.files.append, self._parts(batch))
         self.files.confirm()
         return receipt
+
+    def held(self) -> Iterator[Held]:
+        for path in sorted(self.root.rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                with translated({OSError: DeliveryError}, str(path)):
+                    yield Held(tuple(self.serializer.identities(path)), str(path))
 
     async def _call(self, work: Callable[[*Arguments], Answer], *args: *Arguments) -> Answer:
         """Run it on the sink's thread, after whatever was begun there."""

@@ -56,6 +56,18 @@ def test_a_finished_file_has_its_runs_joined(tmp_path: Path) -> None:
         assert db.execute("SELECT count(*) FROM run").fetchone() == (1,)
 
 
+def test_a_file_may_be_finished_again(tmp_path: Path) -> None:
+    """What is said twice of a file's end, after a crash or a stop in the middle, changes nothing."""
+    kept = made(tmp_path)
+    kept.add([("f.tmp", 0, 10, (Identity(A, 1, 5),))])
+    for _ in range(2):
+        kept.cut("f.tmp", 10)
+        kept.rename("f.tmp", "f")
+        kept.finish("f", 10)
+    kept.close()
+    assert read(kept.path).files == [Held("f", 10, True, (Identity(A, 1, 5),))]
+
+
 def test_repeats_stay_visible() -> None:
     """Joining keeps what is there twice, so that the audit can name it."""
     assert join([Identity(A, 1, 5), Identity(A, 4, 5), Identity(A, 9, 1)]) == [Identity(A, 1, 5), Identity(A, 4, 6)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ HOW = ("before", "half", "after", "lost")
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash here is none of the machine: nothing needs the disk."""
     monkeypatch.setattr(aggregator.hdfs.local, "sync_folder", lambda folder: None)
-    monkeypatch.setattr(aggregator.hdfs.local.os, "fdatasync", lambda file: None)
+    monkeypatch.setattr(os, "fdatasync", lambda file: None)
 
 
 def finishes(folder: Path, state: State, in_suffix: str, rules: Rules) -> None:
