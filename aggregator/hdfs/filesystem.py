@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from agent.errors import DeliveryError
+
+
+class NameTaken(DeliveryError):
+    """Somebody else's file has that name: it is not ours to delete."""
+
 
 class Writer(Protocol):
     """A new file that grows. After any error it is not used again: what it wrote last may have landed or not."""
@@ -30,7 +36,7 @@ class FileSystem(Protocol):
     """Whether `recover` shuts out a writer that hangs. If not, a call is waited for, however long it takes."""
 
     def create(self, path: str) -> Writer:
-        """A new file, its folders made. DeliveryError if there is one of that name."""
+        """A new file, its folders made. NameTaken if there is one of that name."""
 
     def rename(self, path: str, to: str) -> None:
         """DeliveryError if `to` exists."""

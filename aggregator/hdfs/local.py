@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.errors import DeliveryError, Rejected
 from agent.output_files import make_folder, sync_folder
+from aggregator.hdfs.filesystem import NameTaken
 
 OF_THE_PATH = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 """Errors that a part of a path, made from an event's header, is at fault for."""
@@ -51,7 +52,10 @@ class LocalFileSystem:
         with _translated(path):
             folder = Path(path).parent
             make_folder(folder)
-            writer = LocalWriter(path)
+            try:
+                writer = LocalWriter(path)
+            except FileExistsError:
+                raise NameTaken(f"{path} exists already") from None
             sync_folder(folder)
             return writer
 

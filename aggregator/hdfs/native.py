@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import hdfs_native
 
 from agent.errors import DeliveryError, Rejected
+from aggregator.hdfs.filesystem import NameTaken
 
 RETRIES = {
     "dfs.client.failover.max.attempts": "3",
@@ -33,6 +34,8 @@ WORDS = {
     "AlreadyBeingCreatedException": "somebody else is writing the file",
 }
 OF_THE_PATH = ("PathComponentTooLongException", "InvalidPathException", "Invalid path name", "Invalid file name")
+OUR_OWN = "because current leaseholder is trying to recreate file"
+"""What the NameNode says if this client made the file: its first answer was lost."""
 LONGEST = 400
 """Characters of an error's text; Java adds its stack."""
 
@@ -76,7 +79,12 @@ class HdfsFileSystem:
     def create(self, path: str) -> HdfsWriter:
         with translated_of(path):
             options = hdfs_native.WriteOptions(overwrite=False, create_parent=True)
-            return HdfsWriter(self.client.create(path, options), path)
+            try:
+                return HdfsWriter(self.client.create(path, options), path)
+            except FileExistsError as error:
+                if OUR_OWN in str(error):
+                    raise
+                raise NameTaken(f"{path} exists already") from error
 
     def rename(self, path: str, to: str) -> None:
         with translated_of(to):

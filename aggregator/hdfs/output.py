@@ -36,13 +36,14 @@ from agent import clock
 from agent.errors import AgentError, DeliveryError, Rejected
 from agent.event import Batch
 from aggregator.formats.format import Format
-from aggregator.hdfs.filesystem import FileSystem, Writer
+from aggregator.hdfs.filesystem import FileSystem, NameTaken, Writer
 from aggregator.hdfs.places import Place
 from aggregator.manifest import Added, Manifest
 
 MOST_OPEN = 500
 """Files that grow at once, whatever maxOpenFiles says, and files that wait for their name: a receipt has room."""
 RECEIPT_BYTES = 60_000
+"""Of a receipt; a channel keeps 64 KiB."""
 TICK = 0.5
 """Seconds between two looks for files that are old enough."""
 COPY_RATE = 4 << 20
@@ -164,6 +165,7 @@ class Output:
             try:
                 if new:
                     await self._run(self._name, new, files)
+                    await self._make_room(new, files)
                     self.ending += new
                     await self.keep(self.receipt())
                 for file in files:
@@ -175,9 +177,9 @@ class Output:
             self._accept(pieces, new)
             return self.receipt()
 
-    def receipt(self) -> bytes:
-        """What is acknowledged, of every file that isn't finished."""
-        files = [[file.path, file.final, file.length] for file in (*self.open_files.values(), *self.ending)]
+    def receipt(self, more: Iterable[File] = ()) -> bytes:
+        """What is acknowledged, of every file that isn't finished, and of some that will be made."""
+        files = [[file.path, file.final, file.length] for file in (*self.open_files.values(), *self.ending, *more)]
         return zlib.compress(json.dumps({"files": files}).encode(), 1)
 
     # A batch, from places to files.
@@ -234,6 +236,20 @@ class Output:
                 if self.fs.length(file.final) is None and self.fs.length(file.path) is None:
                     break
 
+    async def _make_room(self, new: list[File], files: dict[File, Place]) -> None:
+        """A receipt stays as small as a channel takes it: files used longest ago are finished."""
+        while len(self.receipt(new)) > RECEIPT_BYTES:
+            others = [place for place, file in self.open_files.items() if file not in files]
+            self._end(others[: (len(others) + 1) // 2])
+            await self._finish(last=True)
+            if others and not self.ending:
+                continue
+            for file in new:
+                file.path = ""
+            if self.ending:
+                raise DeliveryError(f"{len(self.ending)} files wait for their names: {self.failure}")
+            raise Rejected(f"a batch for {len(new)} files whose paths are too long")
+
     def _write(self, pieces: list[Piece]) -> None:
         added: list[Added] = []
         files = list(dict.fromkeys(piece.file for piece in pieces))
@@ -241,7 +257,7 @@ class Output:
             file = piece.file
             self._check(file)
             if file.writer is None:
-                file.writer = self.fs.create(file.path)
+                file.writer = self._create(file)
             for data in piece.data:
                 if data:
                     file.writer.write(data)
@@ -254,6 +270,14 @@ class Output:
         if self.manifest:
             self.manifest.add(added)
 
+    def _create(self, file: File) -> Writer:
+        """Two agents may have chosen one name at the same moment; the file is whose it is."""
+        try:
+            return self.fs.create(file.path)
+        except NameTaken:
+            file.path = "" if not file.abandoned else file.path
+            raise
+
     def _check(self, file: File) -> None:
         if file.abandoned:
             raise DeliveryError(f"{file.path} was given up")
@@ -263,8 +287,9 @@ class Output:
         for file, place in files.items():
             if self.open_files.get(place) is file:
                 del self.open_files[place]
-            if file.path and file not in self.ending:
+            if file not in self.ending:
                 self.ending.append(file)
+        self.ending = [file for file in self.ending if file.path]
         self.wake.set()
 
     def _accept(self, pieces: list[Piece], new: list[File]) -> None:

@@ -64,7 +64,7 @@ def test_a_crash_at_every_step(tmp_path: Path, how: str, in_suffix: str, rules: 
 def test_a_crash_at_every_step_after_a_crash(tmp_path: Path, in_suffix: str) -> None:
     """What a takeover has half done, the next one ends: the second crash is at every step that follows the first."""
     place, first, second, crashes = tmp_path / "out", tmp_path / "first", tmp_path / "second", 0
-    for at in range(6, 20, 3):
+    for at in range(6, 20, 6):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         states = run(place, State(), Steps(at, "half"), in_suffix, GROWS)
@@ -84,4 +84,4 @@ def test_a_crash_at_every_step_after_a_crash(tmp_path: Path, in_suffix: str) -> 
                 for one in found:
                     again(second, place)
                     finishes(place, one, in_suffix, GROWS)
-    assert crashes > 50, "it is the steps that are counted"
+    assert crashes > 30, "it is the steps that are counted"
