@@ -23,6 +23,8 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import merge
+from operator import attrgetter
 from typing import ClassVar
 
 from confluent_kafka import Consumer, Message, Producer
@@ -247,11 +249,7 @@ class KafkaChannel(Channel):
         self._end(take)
         self.counter.rolled_back += len(take.entries)
         left = [entry for entry in take.entries if not entry.track.gone]
-        before = []
-        while left and self._ready and self._ready[0].serial < left[0].serial:
-            before.append(self._ready.popleft())
-        self._ready.extendleft(reversed(left))
-        self._ready.extendleft(reversed(before))
+        self._ready = deque(merge(left, self._ready, key=attrgetter("serial")))
         self._ready_bytes += sum(len(entry.piece) for entry in left)
         self._data.set()
 

@@ -122,8 +122,11 @@ class Member:
         self.assigned: set[Place] = set()
         self.joined = False
         """Whether it has been given its share, which may be nothing."""
+        self.cooperative = (
+            "cooperative" in str(self.settings.get("partition.assignment.strategy", ""))
+            or self.settings.get("group.protocol") == "consumer"
+        )
         self._failure: Exception | None = None
-        self._committing = 0
 
     async def open(self) -> None:
         """Join; returns at once. ConfigError for a setting that librdkafka doesn't take."""
@@ -244,16 +247,20 @@ class Member:
             self.assigned |= offsets.keys()
             self.committed |= offsets
             start = self.arrive(offsets)
-            consumer.assign([TopicPartition(*place, offset) for place, offset in start.items()])
+            self._assign(consumer, [TopicPartition(*place, offset) for place, offset in start.items()])
             if partitions:  # librdkafka remembers the state of a partition that was ours before
                 (consumer.pause if self.paused else consumer.resume)(partitions)
             self.trouble = ""
         except KafkaException as error:
-            consumer.assign([])
+            self._assign(consumer, [])
             self._failure = DeliveryError(f"kafka: {said(error)}")
         except Exception as error:
-            consumer.assign([])
+            self._assign(consumer, [])
             self._failure = error
+
+    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Where members keep what doesn't move, these are in addition to what is there."""
+        (consumer.incremental_assign if self.cooperative else consumer.assign)(partitions)
 
     def _known(self, consumer: Consumer, partitions: list[TopicPartition]) -> dict[Place, int]:
         """The committed offset of each, OFFSET_INVALID where there is none; the ids of topics are known afterwards."""

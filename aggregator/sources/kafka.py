@@ -43,6 +43,8 @@ TIMESTAMP, PARTITION, OFFSET, KEY = "timestamp", "partition", "offset", "key"
 """Event headers that Flume's source sets where the event has none (KafkaSourceConstants)."""
 SLICE = 0.25
 """Longest wait in one call of the thread, in seconds: so long may a stop have to wait."""
+MOST_BYTES = 4 << 20
+"""Of the bodies in a hand, about; then it is a batch, however few they are."""
 LETTER = 64 << 10
 """Bytes of a record that a dead letter keeps."""
 
@@ -135,6 +137,7 @@ class KafkaSource(Source):
         self._marks = dict(self.marks)
         self._hand: list[Record] = []
         self._next: dict[Place, int] = {}
+        self._owed: dict[Place, int] = {}
         topics = [f"^({config.regex})$"] if config.regex else config.topics
         member = Member(client.consumer_settings(config.servers, config.group, config.consumer), topics, self.log)
         member.arrive, member.leave = self._arrive, self._leave
@@ -156,9 +159,12 @@ class KafkaSource(Source):
         """A batch into the hand, or what there is after batchDurationMillis."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.config.batchDuration
+        size = 0
         while (wanted := self.config.batchSize - len(self._hand)) > 0 and (left := end - loop.time()) > 0:
-            self._take_up(member, await member.poll(wanted, min(left, SLICE)))
-            if member.trouble:
+            found = await member.poll(wanted, min(left, SLICE))
+            self._take_up(member, found)
+            size += sum(len(to_bytes(message.value())) for message in found)
+            if member.trouble or size > MOST_BYTES:
                 return
 
     def _take_up(self, member: Member, messages: list[Message]) -> None:
@@ -219,6 +225,9 @@ class KafkaSource(Source):
 
     async def _settle(self, member: Member) -> None:
         """Keep what is in the hand, in order, and tell the group."""
+        if self._owed:
+            owed, self._owed = self._owed, {}
+            await member.commit(owed)
         while self._hand:
             stretch = _first_stretch(self._hand)
             try:
@@ -276,6 +285,7 @@ class KafkaSource(Source):
             start[place] = Mark.read(mark).start(self._member.ids[place.topic], offset) if mark else offset
             self._next[place] = max(start[place], 0)
             if start[place] != offset:
+                self._owed[place] = start[place]  # or else it is read again by whoever gets this partition next
                 self.log.info("%s: the group is at %d, the channel has it up to %d", place, offset, start[place])
         if start:
             self.log.info("given %s", ", ".join(sorted(map(str, start))))
@@ -284,6 +294,7 @@ class KafkaSource(Source):
     def _leave(self, places: set[Place], lost: bool) -> Mapping[Place, int]:
         """Called by `poll`, so what is in the hand is in no channel: its new owner reads it."""
         self._hand = [one for one in self._hand if one.place not in places]
+        self._owed = {place: offset for place, offset in self._owed.items() if place not in places}
         if places:
             self.log.info("%s %s", "lost" if lost else "gave back", ", ".join(sorted(map(str, places))))
         return {}

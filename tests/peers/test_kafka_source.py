@@ -243,6 +243,16 @@ def test_a_kill_between_both_commits_repeats_nothing(topic: Topic) -> None:
     assert again.bodies == ["f"]
 
 
+def test_the_group_is_told_what_only_the_store_knew(topic: Topic) -> None:
+    """After a kill between both commits the group learns at once how far the store is, records or not."""
+    topic.put(*"abcde")
+    topic.commit(2)
+    marks = {f"{topic.group}/{topic.name}/0": bytes(Mark(topic.id(), 0, 5))}
+    door = Door()
+    taken(topic.source(door, marks), door, 0, lambda: topic.committed() == 5)
+    assert door.bodies == []
+
+
 def test_a_partition_that_others_had_meanwhile(topic: Topic) -> None:
     """The group is ahead of the mark: what others have read isn't read again."""
     topic.put(*"abcdef")
@@ -277,11 +287,12 @@ def test_a_topic_that_was_made_anew(topic: Topic) -> None:
     assert not set(names(again)) & set(names(door))
 
 
-def test_a_second_member_takes_its_share(topic: Topic) -> None:
+@pytest.mark.parametrize("strategy", ["range,roundrobin", "cooperative-sticky"])
+def test_a_second_member_takes_its_share(topic: Topic, strategy: str) -> None:
     """Two sources of one group have each record once, over the coming and going of one, full channel and all."""
     wide = Topic(topic.kafka, partitions=6)
     doors = [Door(), Door()]
-    sources = [wide.source(door) for door in doors]
+    sources = [wide.source(door, kafka__consumer__partition__assignment__strategy=strategy) for door in doors]
 
     def put(first: int) -> None:
         for number in range(first, first + 60):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
 
 from agent.config.reading import Reading, read
 from agent.event import Event
-from aggregator.channels.kafka import KafkaChannel, KafkaChannelConfig, Track
+from agent.metrics import ChannelCounter
+from aggregator.channels.kafka import Entry, KafkaChannel, KafkaChannelConfig, Track
 from aggregator.kafka.member import Place
 from tests.agent.parts import flow
 
@@ -95,3 +97,25 @@ def test_partition_of_an_event() -> None:
     channel = KafkaChannel("c1", found)
     events = [Event({"p": "5"}, b""), Event({}, b""), Event({"p": "x"}, b"")]
     assert [channel._partition(event) for event in events] == [5, 3, 3]
+
+
+def test_what_comes_back_has_its_turn_among_the_rest() -> None:
+    """Rolled back in any order, takes that reach over each other's gaps: the order is that of reading."""
+
+    async def steps() -> list[int]:
+        found = config().config
+        assert found
+        channel = KafkaChannel("c1", found)
+        channel.counter = ChannelCounter("c1")
+        channel._start_reading = lambda: None  # type: ignore[method-assign]
+        async with channel:
+            track = Track(Place("t", 0))
+            channel._ready.extend(Entry(turn, track, turn, (bytes(16), turn + 1), b"\0\0") for turn in range(10))
+            first, second = await channel.take(3), await channel.take(3)
+            first.rollback()
+            third = await channel.take(5)
+            second.rollback()
+            third.rollback()
+            return [entry.serial for entry in channel._ready]
+
+    assert asyncio.run(steps()) == list(range(10))
