@@ -31,13 +31,21 @@ def flows() -> list[tuple[str, str]]:
 
 
 def files() -> list[Path]:
-    return sorted([*(ROOT / "deploy").rglob("*.conf"), *ROOT.glob("*/default.conf")])
+    """Configurations of agents that we ship; in deploy/mosquitto is the broker's."""
+    deploy = ROOT / "deploy"
+    return sorted([*deploy.glob("*.conf"), *(deploy / "scale").glob("*.conf"), *ROOT.glob("*/default.conf")])
 
 
 @pytest.mark.parametrize("text", [text for _, text in flows()], ids=[where for where, _ in flows()])
 def test_each_flow_on_a_page_is_right(text: str) -> None:
     """A properties block that wires an agent is judged without an error or a warning."""
     assert not judge([("page", text.encode())]).warnings
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: "/".join(path.parts[-2:]))
+def test_each_configuration_that_we_ship_is_right(path: Path) -> None:
+    """It is judged without an error or a warning."""
+    assert not judge([(path.name, path.read_bytes())]).warnings
 
 
 def one_line_answer(port: int, line: bytes) -> bytes:

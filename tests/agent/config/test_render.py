@@ -73,7 +73,9 @@ def test_defaults_are_comments_and_each_key_says_what_it_is() -> None:
     assert "a1.channels.c1.byteCapacity = 1500B" in lines and "a1.drainTimeout = 1500ms" in lines
 
 
-CONFIGURATIONS = sorted([*(ROOT / "deploy").glob("*.conf"), *ROOT.glob("*/default.conf")])
+CONFIGURATIONS = sorted(
+    [*(ROOT / "deploy").glob("*.conf"), *(ROOT / "deploy" / "scale").glob("*.conf"), *ROOT.glob("*/default.conf")]
+)
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: "/".join(path.parts[-2:]))
