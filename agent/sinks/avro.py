@@ -16,7 +16,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from agent.avro.connection import FAILED, OK, Answer, ClientConnection
@@ -25,7 +25,7 @@ from agent.config.fields import Seconds, key
 from agent.errors import DeliveryError, Rejected, RemoteProtocolError
 from agent.event import Batch
 from agent.ports import reason, spelled
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 from agent.store.streams import to_metadata
 from agent.tls import ClientTlsConfig, client_context
 from agent.version import VERSION
@@ -72,6 +72,9 @@ class AvroSink(Sink):
         """Calls that the receiver lets wait."""
         self.turn = asyncio.Lock()
         self.queued = 0
+
+    def held(self) -> Iterator[Held]:
+        raise DeliveryError("its receivers keep account of what it sends: give their configurations too")
 
     async def close(self) -> None:
         if self.link:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 from agent.config.fields import Config as AnyConfig
@@ -22,7 +23,7 @@ from agent.mqtt.packet import Publish
 from agent.mqtt.publisher import Publisher
 from agent.mqtt.settings import MqttKeys, client_id, tls_context
 from agent.ports import reason, spelled
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 
 LONGEST_REPEAT = 600.0
 """Seconds at most until a batch goes to a 3.1.1 broker once more."""
@@ -116,6 +117,9 @@ class MqttSink(Sink):
             )
         else:
             self.log.info("at least once, as far as the broker: its acknowledgement is no delivery to a subscriber")
+
+    def held(self) -> Iterator[Held]:
+        raise DeliveryError("its receivers keep account of what it sends: give their configurations too")
 
     async def close(self) -> None:
         if hasattr(self, "_publisher"):  # not if it was never opened

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +33,8 @@ from agent.errors import DeliveryError, Rejected
 from aggregator.hbase.cells import Increment, Row, parts
 
 assert happybase.connection
+SCANNED = 1000
+"""Rows that one answer of a scan brings."""
 CALL_BYTES = 1 << 20
 """Of cells in one call; a framed gateway takes 2 MiB."""
 MOST_SHOWN = 300
@@ -84,6 +86,14 @@ class Gateway:
         except AnsweredError as error:
             if not isinstance(error.__cause__, api.AlreadyExists):
                 raise
+
+    def scan(self, table: str, column: bytes) -> Iterator[bytes]:
+        """The value of a column in every row that has it."""
+        scanner = self._call("scannerOpenWithScan", table.encode(), api.TScan(columns=[column], caching=SCANNED), {})
+        while rows := self._call("scannerGetList", scanner, SCANNED):
+            for row in rows:
+                yield row.columns[column].value
+        self._call("scannerClose", scanner)
 
     def close(self) -> None:
         """The next call makes a new connection."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, TypeVarTuple
 
@@ -18,7 +18,7 @@ from agent.config.fields import Seconds, key
 from agent.config.reading import read
 from agent.errors import ConfigError, DeliveryError
 from agent.event import Batch
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 from agent.store.streams import Identity
 from aggregator.hbase.cells import CellSerializer, coalesced, names_of
 from aggregator.hbase.gateway import AnsweredError, Gateway
@@ -112,10 +112,26 @@ class HbaseSink(Sink):
     async def send(self, batch: Batch) -> None:
         await self._call(self._store, batch, batch.identities or self._own(len(batch)))
 
-    def _begin(self) -> None:
+    def held(self) -> Iterator[Held]:
+        if not isinstance(self.serializer, ReadingsSerializer):
+            raise DeliveryError("its rows carry no identity: serializer = readings writes it")
+        gateway = self._gateway()
+        try:
+            for value in gateway.scan(self.config.table, self.serializer.identity):
+                origin, _, number = value.partition(b":")
+                yield Held((Identity(bytes.fromhex(origin.decode("ascii")), int(number), 1),))
+        except ValueError:
+            raise DeliveryError(f"the column {self.serializer.identity.decode()} holds what is no identity") from None
+        finally:
+            gateway.close()
+
+    def _gateway(self) -> Gateway:
         keys = self.config
         framed, compact = keys.thriftTransport == "framed", keys.thriftProtocol == "compact"
-        self.gateway = Gateway(keys.thriftHost, keys.thriftPort, keys.callTimeout, framed=framed, compact=compact)
+        return Gateway(keys.thriftHost, keys.thriftPort, keys.callTimeout, framed=framed, compact=compact)
+
+    def _begin(self) -> None:
+        self.gateway = self._gateway()
         self.pool = ThreadPoolExecutor(1, thread_name_prefix=self.name)
 
     async def _call(self, work: Callable[[Gateway, *Arguments], None], *args: *Arguments) -> None:

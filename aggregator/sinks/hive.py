@@ -13,16 +13,17 @@ nothing, so nothing need be remembered of it over a crash.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from agent.config.fields import Bytes, Seconds, key
 from agent.config.fields import Config as AnyConfig
 from agent.errors import DeliveryError
 from agent.event import Batch
-from agent.sink import Sink, SinkConfig
-from aggregator.manifest import Manifest, path_of
+from agent.sink import Held, Sink, SinkConfig
+from aggregator.manifest import Manifest, found_of, path_of
 from aggregator.metastore.asking import Asking, address
+from aggregator.metastore.client import Metastore
 from aggregator.metastore.files import Rules, TableFiles, file_system
 from aggregator.metastore.partition import folder_of, values_for
 from aggregator.metastore.rows import Parse, Rows, delimited_fields, json_fields, plain_delimiter
@@ -94,6 +95,9 @@ class HiveConfig(SinkConfig):
             found.append(("hive.partitionColumns", f"{len(self.partition)} values in hive.partition need as many"))
         return found
 
+    def addresses(self) -> list[tuple[str, int]]:
+        return [found for url in self.metastore if (found := address(url))]
+
     def names(self) -> list[str]:
         """The column of each field, in lower case; an empty one for a field that is left out."""
         return [name.strip().lower() for name in self.fieldnames.split(",")]
@@ -113,6 +117,7 @@ class HiveSink(Sink):
     Config: ClassVar[type[AnyConfig]] = HiveConfig
     config: HiveConfig
     keeps_receipt: ClassVar[bool] = True
+    holds_its_own: ClassVar[bool] = True
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         super().__init__(name, config)
@@ -127,8 +132,7 @@ class HiveSink(Sink):
     async def open(self) -> None:
         """DeliveryError while the metastore is down, or the table is missing or not as it has to be."""
         keys = self.config
-        addresses = [found for url in keys.metastore if (found := address(url))]
-        self.ask = Asking(self.name, addresses, keys.callTimeout)
+        self.ask = Asking(self.name, keys.addresses(), keys.callTimeout)
         self.table = await self._table()
         if not self.durable:
             self.log.info("at least once: the channel keeps no receipt of its own for it, a restart may repeat a batch")
@@ -156,6 +160,17 @@ class HiveSink(Sink):
             parts.append((folder, part))
         assert self.files
         return await self.files.append(parts)
+
+    def held(self) -> Iterator[Held]:
+        keys = self.config
+        metastore = Metastore(keys.addresses(), keys.callTimeout)
+        try:
+            table = metastore.table(keys.database, keys.table)
+        finally:
+            metastore.close()
+        if table is None:
+            raise DeliveryError(f"there is no table {keys.database}.{keys.table}")
+        yield from found_of(self.folder, self.name, file_system(table.location)[0].length)
 
     # The table.
 

@@ -16,6 +16,7 @@ group that is named as the transactional.id.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -27,12 +28,13 @@ from agent.avro import record
 from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
 from agent.errors import DeliveryError, Rejected
-from agent.escape import Escape
+from agent.escape import TAG, Escape
 from agent.event import Batch, Event
-from agent.sink import Sink, SinkConfig
+from agent.sink import Held, Sink, SinkConfig
 from aggregator.kafka import client, identity
 from aggregator.kafka.member import Daemon
 from aggregator.kafka.sender import Records, Sender, is_legal
+from aggregator.kafka.stored import stored
 
 GRACE = 10.0
 """Seconds beyond callTimeout after which the thread is given up."""
@@ -139,6 +141,17 @@ class KafkaSink(Sink):
         self.thread = Daemon(self.name)
         await self._call(self.sender.open)
 
+    def held(self) -> Iterator[Held]:
+        config = self.config
+        if not config.identity:
+            raise DeliveryError("its records carry no identity: set identity = true")
+        topics = re.compile(".*".join(map(re.escape, _texts(config.topic))))
+        for one in stored(config.servers, config.settings(), topics, config.callTimeout):
+            yield Held((one,))
+        if config.allowTopicOverride:
+            why = f"an event's header {config.topicHeader} may have named another topic"
+            raise DeliveryError(f"only {config.topic} was read; {why}: allowTopicOverride = false rules that out")
+
     def _id(self) -> str:
         """One that stays as long as the store does, and that no other sink has."""
         if self.config.transactionalId:
@@ -243,6 +256,15 @@ class KafkaSink(Sink):
         when = event.headers.get(config.timestampHeader) if config.timestampHeader else None
         if when is not None:
             out["timestamp"] = _number(config.timestampHeader, when, 2**63)
+
+
+def _texts(pattern: str) -> list[str]:
+    """What stands between its escapes."""
+    at, out = 0, []
+    for match in TAG.finditer(pattern):
+        out.append(pattern[at : match.start()])
+        at = match.end()
+    return [*out, pattern[at:]]
 
 
 def _number(header: str, text: str, limit: int) -> int:
