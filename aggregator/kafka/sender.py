@@ -20,20 +20,12 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from agent.errors import ConfigError, DeliveryError, Rejected
 from agent.store.streams import Transit
@@ -218,33 +210,38 @@ class Sender:
             found = self._committed()
         except KafkaException as error:
             raise self._translated(error.args[0]) from error
-        except TimeoutError as error:
-            raise DeliveryError(self._words(f"no answer in {self.seconds:g} s")) from error
         try:
             self.position = Position((found.metadata or "") if found.offset >= 0 else "")
         except ValueError as error:
             raise DeliveryError(f"group {self.group}, topic {self.place}: {error}: it isn't ours") from error
 
     def _committed(self) -> TopicPartition:
-        """The group's offset once no transaction of it is open. By an admin client: a consumer without an answer can't
-        be closed for 40 s."""
-        client: dict[str, Any] = {name: value for name, value in self.settings.items() if name.startswith(CLIENT)}
-        client["error_cb"] = lambda error: None
-        admin = AdminClient(client, logger=Quiet(self.log))
+        """The group's offset once no transaction of it is open.
+
+        librdkafka 2.16 crashes when a broker tells an admin client that it isn't the coordinator (yet), so this is a
+        consumer. One that has no answer can't be closed for 40 s, which a thread waits for.
+        """
+        client = {name: value for name, value in self.settings.items() if name.startswith(CLIENT)}
+        more = {"group.id": self.group, "isolation.level": "read_committed", "error_cb": lambda error: None}
+        reader = Consumer({**client, **more}, logger=Quiet(self.log))
         end = time.monotonic() + self.seconds
-        while True:
-            asked = ConsumerGroupTopicPartitions(self.group, [TopicPartition(self.place, 0)])
-            answer = admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=self.seconds)
-            try:
-                found: TopicPartition = answer[self.group].result(self.seconds).topic_partitions[0]
-                if found.error:
-                    raise KafkaException(found.error)
-                return found
-            except KafkaException as error:
-                if error.args[0].code() not in PASSING or time.monotonic() > end:
-                    raise
-                self._trouble = error.args[0].str()
-            time.sleep(CALM)
+        try:
+            while True:
+                try:
+                    return self._offset(reader, max(CALM, end - time.monotonic()))
+                except KafkaException as error:
+                    if error.args[0].code() not in PASSING or time.monotonic() > end:
+                        raise
+                    self._trouble = error.args[0].str()
+                time.sleep(CALM)
+        finally:
+            threading.Thread(target=reader.close, daemon=True).start()
+
+    def _offset(self, reader: Consumer, seconds: float) -> TopicPartition:
+        [found] = reader.committed([TopicPartition(self.place, 0)], seconds)
+        if found.error:
+            raise KafkaException(found.error)
+        return found
 
     def _transact(self, producer: Producer, groups: Sequence[Records], transit: Transit | None) -> None:
         position = self.position.with_batch(transit) if transit else self.position
