@@ -8,6 +8,7 @@ RuntimeErrors whose text holds the Java class, which is what `WORDS` looks for.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -32,8 +33,17 @@ WORDS = {
     "RecoveryInProgressException": "the file is being recovered",
     "LeaseExpiredException": "somebody else took the file over",
     "AlreadyBeingCreatedException": "somebody else is writing the file",
+    "ParentNotDirectoryException": "a file lies where a folder should be",
 }
-OF_THE_PATH = ("PathComponentTooLongException", "InvalidPathException", "Invalid path name", "Invalid file name")
+JAVA = re.compile(r'RPCError\("[\w.$]+", "')
+STACK = re.compile(r"(?:\\[nt]|\s)+at (?:org|java|com|sun)\.")
+OF_THE_PATH = (
+    "PathComponentTooLongException",
+    "Pathname too long",
+    "InvalidPathException",
+    "Invalid path name",
+    "Invalid file name",
+)
 OUR_OWN = "because current leaseholder is trying to recreate file"
 """What the NameNode says if this client made the file: its first answer was lost."""
 LONGEST = 400
@@ -142,9 +152,14 @@ def translated_of(path: str) -> Iterator[None]:
     except (DeliveryError, GeneratorExit, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
-        text = str(error)
+        text, detail = str(error), told(error)
         if any(word in text for word in OF_THE_PATH):
-            raise Rejected(f"{path} can't be made: {text[:LONGEST]}") from error
+            raise Rejected(f"{path[:LONGEST]} can't be made: {detail}") from error
         said = next((words for java, words in WORDS.items() if java in text), "")
-        detail = text.replace("\\n", " ").split(" at org.apache", 1)[0][:LONGEST] or type(error).__name__
-        raise DeliveryError(f"{path}: {said}: {detail}" if said else f"{path}: {detail}") from error
+        raise DeliveryError(f"{path[:LONGEST]}: {said}: {detail}" if said else f"{path[:LONGEST]}: {detail}") from error
+
+
+def told(error: BaseException) -> str:
+    """What Java or the library said, without the class and the stack."""
+    text = STACK.split(JAVA.sub("", str(error), count=1), maxsplit=1)[0]
+    return text.replace("\\n", " ").replace('\\"', '"').strip()[:LONGEST] or type(error).__name__

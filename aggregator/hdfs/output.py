@@ -185,7 +185,7 @@ class Output:
     # A batch, from places to files.
 
     def _plan(self, parts: Sequence[tuple[Place, Batch]]) -> list[Piece]:
-        """Which file gets what: as in Flume, the event after rollCount or rollSize opens a new one."""
+        """Which file gets what: as in Flume, the event that fills rollCount or rollSize is a file's last."""
         pieces: list[Piece] = []
         for place, batch in parts:
             file = self.open_files.get(place)
@@ -313,7 +313,10 @@ class Output:
         self._end(
             place
             for place, file in list(self.open_files.items())
-            if (rules.interval and now - file.since >= rules.interval) or (rules.idle and now - file.used >= rules.idle)
+            if (rules.interval and now - file.since >= rules.interval)
+            or (rules.idle and now - file.used >= rules.idle)
+            or (rules.size and file.size >= rules.size)
+            or (rules.events and file.count >= rules.events)
         )
 
     def _end(self, places: Iterable[Place]) -> None:
@@ -376,11 +379,9 @@ class Output:
         path, final, length = file.path, file.final, file.length
         copy = os.path.join(os.path.dirname(path), f"_{os.path.basename(path)}.cut")
         there = self.fs.length(final) if path != final else None
-        if not length:
-            self.fs.recover(path)
-        elif there is None:
+        if length and there is None:
             self._take_over(path, final, copy, length)
-        elif there != length:
+        elif length and there != length:
             self.log.error("%s has %d bytes, but %d were acknowledged", final, there, length)
         if path != final or not length:
             self.fs.delete(path)
