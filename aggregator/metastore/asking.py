@@ -36,7 +36,8 @@ class Asking:
         """The answer. DeliveryError if there is none in time, or the metastore says no."""
         work = asyncio.get_running_loop().run_in_executor(self.pool, question, self.client)
         try:
-            return await asyncio.wait_for(asyncio.shield(work), self.bound)
+            async with asyncio.timeout(self.bound):  # wait_for of Python 3.11 may swallow a cancellation
+                return await asyncio.shield(work)
         except TimeoutError:
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
             self.close()

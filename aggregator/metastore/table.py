@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from agent.errors import DeliveryError
 from aggregator.metastore.types import Column, avro_type, record_schema
@@ -49,6 +50,18 @@ def table_of(found: Any) -> Table:
         except ValueError as error:
             raise DeliveryError(f"table {name}, column {column.name}: {error}") from None
     return Table(found.dbName, found.tableName, descriptor.location.rstrip("/"), columns, keys, descriptor)
+
+
+def place_of(location: str) -> tuple[str, str]:
+    """URL of the file system and the folder there: of `file:/a`, `file:///a` or `hdfs://authority/a`. A `%` is a part
+    of a folder's name. DeliveryError if it is another kind of place."""
+    scheme, _, rest = location.partition(":")
+    authority = urlsplit(location).netloc
+    if scheme == "file":
+        return "file://", "/" + rest.lstrip("/")
+    if scheme == "hdfs" and authority:
+        return f"hdfs://{authority}", rest.removeprefix(f"//{authority}")
+    raise DeliveryError(f"the table lies in {location}; there are hdfs:// and file://")
 
 
 def _columns(fields: Any) -> tuple[Column, ...]:

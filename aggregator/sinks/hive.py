@@ -21,13 +21,16 @@ from agent.config.fields import Config as AnyConfig
 from agent.errors import DeliveryError
 from agent.event import Batch
 from agent.sink import Held, Sink, SinkConfig
+from aggregator.hdfs.filesystem import FileSystem
+from aggregator.hdfs.opening import file_system
+from aggregator.hdfs.output import Names, Output, Rules
+from aggregator.hdfs.places import Place
 from aggregator.manifest import Manifest, found_of, path_of
 from aggregator.metastore.asking import Asking, address
 from aggregator.metastore.client import Metastore
-from aggregator.metastore.files import Rules, TableFiles, file_system
 from aggregator.metastore.partition import folder_of, values_for
 from aggregator.metastore.rows import Parse, Rows, delimited_fields, json_fields, plain_delimiter
-from aggregator.metastore.table import Table, create_text
+from aggregator.metastore.table import Table, create_text, place_of
 from aggregator.metastore.types import Column, columns_of
 from aggregator.metastore.values import PartitionValues, zone_of
 
@@ -35,6 +38,8 @@ MAX_BYTES = 4 << 20
 """Of one block, as events."""
 MOST_PARTITIONS = 10_000
 """Partitions that it remembers as registered."""
+OPEN = Names("_", ".tmp")
+"""Hive and Spark pass a name that begins with `_` over."""
 ACID = "for Hive's transactions; here rows come as files"
 
 
@@ -61,8 +66,11 @@ class HiveConfig(SinkConfig):
     callTimeout: Seconds = key("callTimeout", Seconds(10.0), unit="ms", low=0.1, doc="wait for an answer")
     idleTimeout: Seconds = key("idleTimeout", Seconds(0.0), unit="s", low=0.0, doc="finish an unused file; 0: no")
     rollInterval: Seconds = key("rollInterval", Seconds(600.0), unit="s", low=0.0, doc="finish a file so old; 0: no")
-    rollSize: Bytes = key("rollSize", Bytes(128 << 20), low=0, doc="finish a file so large; 0: no")
-    rollCount: int = key("rollCount", 0, low=0, doc="finish a file of so many rows; 0: no")
+    rollSize: Bytes = key("rollSize", Bytes(128 << 20), low=0, doc="bytes of bodies in a file; 0: any number")
+    rollCount: int = key("rollCount", 0, low=0, doc="rows in a file; 0: any number")
+    configDir: str = key("hdfs.configDir", "", doc="folder with core-site.xml and hdfs-site.xml; else HADOOP_CONF_DIR")
+    kerberosPrincipal: str = key("hdfs.kerberosPrincipal", "", doc="who the agent is, for HDFS")
+    kerberosKeytab: str = key("hdfs.kerberosKeytab", "", doc="its keytab")
     round: bool = key("round", False, doc="round the timestamp down for the escapes")
     roundUnit: str = key("roundUnit", "minute", choices=("second", "minute", "hour"), doc="unit of roundValue")
     roundValue: int = key("roundValue", 1, low=1, doc="to a multiple of so many units")
@@ -124,7 +132,7 @@ class HiveSink(Sink):
         keys = self.config
         self.batch_size, self.max_bytes = keys.batchSize, MAX_BYTES
         self.values = keys.values()
-        self.files: TableFiles | None = None
+        self.output: Output | None = None
         self.manifest: Manifest | None = None
         self.known: OrderedDict[str, None] = OrderedDict()
         """Folders of partitions that the metastore knows, the one used last at the end."""
@@ -134,32 +142,35 @@ class HiveSink(Sink):
         keys = self.config
         self.ask = Asking(self.name, keys.addresses(), keys.callTimeout)
         self.table = await self._table()
-        if not self.durable:
-            self.log.info("at least once: the channel keeps no receipt of its own for it, a restart may repeat a batch")
-        system, root = file_system(self.table.location)
-        self.manifest = Manifest(path_of(self.folder, self.name), self.log, bool(self.receipt)) if self.folder else None
         rules = Rules(keys.rollInterval, keys.idleTimeout, keys.rollSize, keys.rollCount)
-        rows = self._rows(self.table)
-        self.files = TableFiles(system, root, rows, rules, keys.callTimeout, self.keep, self.manifest, self.log)
-        self.receipt = await self.files.open(self.receipt)
+        rows, files = self._rows(self.table), self._files(self.table)
+        if not self.durable:
+            self.log.info("at least once: no receipt is kept; a crash repeats a batch and leaves open files")
+        elif self.folder:
+            self.manifest = Manifest(path_of(self.folder, self.name), self.log, self.receipt is not None)
+        self.output = Output(files, rows, OPEN, rules, keys.callTimeout, self.keep, self.manifest, self.log)
+        receipt = await self.output.open(self.receipt)
+        if self.durable:
+            self.receipt = receipt
 
     async def close(self) -> None:
         if hasattr(self, "ask"):
             self.ask.close()
-        if self.files:
-            await self.files.close()
+        if self.output:
+            await self.output.close()
         if self.manifest:
             self.manifest.close()
 
     async def send(self, batch: Batch) -> bytes | None:
-        parts: list[tuple[str, Batch]] = []
+        assert self.output
+        root, parts = place_of(self.table.location)[1], list[tuple[Place, Batch]]()
         for found, part in self.values.split(batch):
             values = values_for(self.table.keys, found)
             folder = folder_of(self.table.keys, values)
             await self._register(folder, values)
-            parts.append((folder, part))
-        assert self.files
-        return await self.files.append(parts)
+            parts.append((Place(f"{root}/{folder}".rstrip("/"), self.table.name), part))
+        receipt = await self.output.append(parts)
+        return receipt if self.durable else None
 
     def held(self) -> Iterator[Held]:
         keys = self.config
@@ -170,7 +181,7 @@ class HiveSink(Sink):
             metastore.close()
         if table is None:
             raise DeliveryError(f"there is no table {keys.database}.{keys.table}")
-        yield from found_of(self.folder, self.name, file_system(table.location)[0].length)
+        yield from found_of(self.folder, self.name, self._files(table).length)
 
     # The table.
 
@@ -209,6 +220,11 @@ class HiveSink(Sink):
                 raise DeliveryError(f"table {table} has no column {', '.join(sorted(unknown))} (serializer.fieldnames)")
             parse = delimited_fields(table.columns, plain_delimiter(keys.delimiter), keys.names())
         return lambda: Rows(table.name, table.columns, parse)
+
+    def _files(self, table: Table) -> FileSystem:
+        keys = self.config
+        url = place_of(table.location)[0]
+        return file_system(url, keys.configDir, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout)
 
     # Partitions.
 

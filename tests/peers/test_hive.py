@@ -231,8 +231,8 @@ def test_a_table_in_hdfs(tmp_path: Path) -> None:
         await again.open()
         await again.send(Batch([event(3)]))
         await again.close()
-        assert sink.files and sink.files.timer
-        sink.files.timer.cancel()
+        assert sink.output and sink.output.timer
+        sink.output.timer.cancel()
 
     with FakeMetastore(tmp_path) as server:
         asyncio.run(steps(server))

@@ -16,7 +16,7 @@ from agent.config.reading import read
 from agent.errors import DeliveryError, Rejected
 from agent.event import Batch, Event
 from agent.sink import Sink
-from aggregator.metastore.files import file_system
+from aggregator.metastore.table import place_of
 from aggregator.sinks.hive import HiveConfig, HiveSink
 from tests.aggregator.metastore.fake import FakeMetastore
 from tests.contracts.sink import FarSide, SinkContract
@@ -204,8 +204,6 @@ def test_a_bad_row_leaves_no_trace(server: FakeMetastore, tmp_path: Path) -> Non
     async def steps() -> None:
         with pytest.raises(Rejected, match="column id takes bigint"):
             await sink.send(Batch([event(1), Event({"room": "b"}, b'{"id": "x"}')]))
-        with pytest.raises(Rejected, match="partitions"):
-            await sink.send(Batch([event(n, str(n)) for n in range(101)]))
         assert not table_files(tmp_path)
         await sink.send(Batch([event(1)]))
 
@@ -214,16 +212,17 @@ def test_a_bad_row_leaves_no_trace(server: FakeMetastore, tmp_path: Path) -> Non
 
 
 def test_old_files_are_finished_without_a_batch(server: FakeMetastore, tmp_path: Path) -> None:
-    """Rows are seen after rollInterval, or idleTimeout, although nothing more comes."""
-    for number, name in enumerate(("rollInterval", "idleTimeout"), 1):
-        sink = make(server, **{name: "100ms"})
+    """Rows are seen after rollInterval, idleTimeout, rollCount or rollSize, although nothing more comes."""
+    rules = {"rollInterval": "100ms", "idleTimeout": "100ms", "rollCount": "1", "rollSize": "9"}
+    for number, (name, value) in enumerate(rules.items(), 1):
+        sink = make(server, **{name: value})
 
         async def steps(sink: HiveSink = sink, number: int = number) -> None:
             await sink.send(Batch([event(number)]))
             await asyncio.to_thread(wait_until, lambda: not growing(tmp_path), 30, "the file is finished")
 
         run(sink, steps)
-    assert sorted(row["id"] for row in rows(*table_files(tmp_path))) == [1, 2]
+    assert sorted(row["id"] for row in rows(*table_files(tmp_path))) == [1, 2, 3, 4]
 
 
 class Kept:
@@ -284,8 +283,8 @@ def test_a_write_that_failed(server: FakeMetastore, tmp_path: Path, monkeypatch:
 
     async def steps() -> None:
         await sink.send(Batch([event(1)]))
-        assert sink.files
-        [file] = sink.files.open_files.values()
+        assert sink.output
+        [file] = sink.output.open_files.values()
         assert file.writer
         with monkeypatch.context() as patch:
 
@@ -304,15 +303,15 @@ def test_a_write_that_failed(server: FakeMetastore, tmp_path: Path, monkeypatch:
 
 def test_where_a_table_lies() -> None:
     """On a local disk or in HDFS, by the location in the metastore; a folder's % is no escape of a URL."""
-    for location, name, folder in (
-        ("file:/a/b%20c", "file://", "/a/b%20c"),
-        ("file:///a/b", "file://", "/a/b"),
-        ("hdfs://h:8020/a/b", "hdfs://h:8020", "/a/b"),
+    for location, place in (
+        ("file:/a/b%20c", ("file://", "/a/b%20c")),
+        ("file:///a/b", ("file://", "/a/b")),
+        ("hdfs://h:8020/a/b%20c", ("hdfs://h:8020", "/a/b%20c")),
+        ("hdfs://service/a", ("hdfs://service", "/a")),
     ):
-        files, root = file_system(location)
-        assert (files.name, root) == (name, folder)
+        assert place_of(location) == place
     with pytest.raises(DeliveryError, match="there are hdfs:// and file://"):
-        file_system("s3a://bucket/t")
+        place_of("s3a://bucket/t")
 
 
 @pytest.mark.parametrize(
