@@ -1,4 +1,4 @@
-# demo    the whole road in half a minute: sensors, broker, collector (killed halfway), aggregator, and a count
+# demo    the whole road in half a minute: sensors, broker, collector (killed halfway), aggregator, and a count; PEERS=1: with a real HDFS, HBase and Kafka
 # test    every test: installs what it needs, names what it could not have
 # check   lint, types, layers and the fast tests, in a minute
 # bench   measures against a real Flume and writes docs/performance.md
@@ -11,7 +11,7 @@ KILLS ?= 500
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
-PEERS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn mariadbd postgresql
+PROGRAMS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn mariadbd postgresql
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench soak docs peers clean
@@ -20,7 +20,7 @@ help:
 	@sed -n 's/^# \([a-z]\{4,5\}  \)/make \1/p' Makefile
 
 demo: $(STAMPS)/python
-	@tests/peers/install mosquitto
+	@tests/peers/install mosquitto $(if $(PEERS),java mvn)
 	@$(BIN)/python deploy/demo.py
 
 test: $(STAMPS)/python peers
@@ -44,7 +44,7 @@ docs: $(STAMPS)/python
 
 # What the real peers need: programs, and jars by way of the user's Maven repository.
 peers: $(STAMPS)/python
-	@tests/peers/install $(PEERS)
+	@tests/peers/install $(PROGRAMS)
 	@command -v mvn > /dev/null && $(BIN)/python -m tests.peers.jars && $(BIN)/python -m tests.peers.spark \
 	    || echo "-- jars are missing: the tests that need them are skipped, by name"
 

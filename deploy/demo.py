@@ -7,7 +7,8 @@ Halfway the collector is killed with SIGKILL and started again. A reading counts
 broker's PUBACK; at the end each reading is looked for in what the outputs really hold, by topic and payload. One sensor
 is stuck and says the same all the time, so that a repeat can't be told by its content.
 
-`KEEP=1` leaves it running until Ctrl-C and leaves the folder. Exit code 1 if a reading is missing or there twice.
+`KEEP=1` leaves it running until Ctrl-C and leaves the folder. `PEERS=1` puts a real HDFS, HBase and Kafka behind the
+aggregator as well (deploy/demo_cluster.py). Exit code 1 if a reading is missing or there twice.
 """
 
 from __future__ import annotations
@@ -30,13 +31,16 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastavro
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.broker import EmbeddedBroker
+
+if TYPE_CHECKING:
+    from deploy.demo_cluster import Cluster
 
 SENSORS = int(os.environ.get("SENSORS", "20"))
 READINGS = int(os.environ.get("READINGS", "12000"))
@@ -65,12 +69,12 @@ collector.sinks.forward.channel = kept
 AGGREGATOR = """\
 # What the collector forwards goes into a table and into Avro files; each has its own place in one store.
 aggregator.sources = collectors
-aggregator.channels = table files
-aggregator.sinks = table files
+aggregator.channels = table files{more}
+aggregator.sinks = table files{more}
 aggregator.sources.collectors.type = avro
 aggregator.sources.collectors.bind = 127.0.0.1
 aggregator.sources.collectors.port = {avro}
-aggregator.sources.collectors.channels = table files
+aggregator.sources.collectors.channels = table files{more}
 aggregator.channels.table.type = file
 aggregator.channels.table.path = {folder}/aggregator
 aggregator.channels.files.type = file
@@ -192,6 +196,12 @@ class Program:
         sizes = [int(float(v["ChannelSize"])) for k, v in json.loads(said).items() if k.startswith("CHANNEL.")]
         return max(sizes, default=0)
 
+    def check(self) -> None:
+        """NotReady if it ended by itself."""
+        code = self.process.poll() if self.process else None
+        if code is not None:
+            raise NotReady(f"python -m {self.package} ended with {code}:\n{self.log.read_text()[-3000:]}")
+
     def kill(self) -> None:
         assert self.process
         self.process.send_signal(signal.SIGKILL)
@@ -306,12 +316,14 @@ def free_ports(count: int) -> list[int]:
 class Demo:
     """The parts, and what is known of them between two looks."""
 
-    def __init__(self, folder: Path, broker: int) -> None:
+    def __init__(self, folder: Path, broker: int, cluster: Cluster | None) -> None:
         avro, web, edge = free_ports(3)
-        self.folder, self.display = folder, Display()
-        places = {"folder": folder, "broker": broker, "avro": avro}
+        self.folder, self.display, self.cluster = folder, Display(), cluster
+        more = cluster.names if cluster else ""
+        places = {"folder": folder, "broker": broker, "avro": avro, "more": more}
         (folder / "avro").mkdir()
-        self.aggregator = Program("aggregator", AGGREGATOR.format(**places), folder, web)
+        conf = AGGREGATOR.format(**places) + (cluster.conf if cluster else "")
+        self.aggregator = Program("aggregator", conf, folder, web)
         self.collector = Program("edge", COLLECTOR.format(**places), folder, edge)
         self.sensors = Sensors(broker)
         self.up, self._inside, self.broker = False, 0, broker
@@ -358,6 +370,8 @@ class Demo:
         """Return when every reading is acknowledged and in both outputs, or nothing has moved for a while."""
         before, since = (-1, -1), time.monotonic()
         while time.monotonic() - since < PATIENCE:
+            self.aggregator.check()
+            self.collector.check()
             now = self.sensors.count, rows_in(self.folder / "events.db")
             if min(now) >= self.sensors.published and not (self.aggregator.waiting() or self.collector.waiting()):
                 return
@@ -366,7 +380,14 @@ class Demo:
             await asyncio.sleep(0.1)
 
     def outputs(self) -> dict[str, Counter[Reading]]:
-        return {"events.db": in_table(self.folder / "events.db"), "Avro files": in_files(self.folder / "avro")}
+        own = {"events.db": in_table(self.folder / "events.db"), "Avro files": in_files(self.folder / "avro")}
+        return own | self.cluster.outputs() if self.cluster else own
+
+    async def finish_files(self) -> None:
+        """Files on HDFS are seen when they are finished, which they are when the aggregator stops."""
+        if self.cluster:
+            self.aggregator.stop()
+            self.display.say("-- counting what HDFS, HBase and Kafka hold")
 
     def stop(self) -> None:
         """Sensors first, so that nothing is on its way."""
@@ -375,13 +396,13 @@ class Demo:
         self.aggregator.stop()
 
 
-async def main(folder: Path, keep: bool) -> int:
+async def main(folder: Path, keep: bool, cluster: Cluster | None) -> int:
     task = asyncio.current_task()
     assert task
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it with nothing left behind
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with EmbeddedBroker(folder=folder / "broker") as broker:
-        demo = Demo(folder, broker.port)
+        demo = Demo(folder, broker.port, cluster)
         demo.display.say(
             f"broker {broker.port} · aggregator · collector · {SENSORS} sensors, {RATE:,} readings/s by MQTT"
         )
@@ -397,6 +418,7 @@ async def main(folder: Path, keep: bool) -> int:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
             demo.look()
+            await demo.finish_files()
             code = report(demo)
             if keep:
                 await stay(demo)
@@ -417,6 +439,8 @@ def report(demo: Demo) -> int:
     look = [tool, f"{demo.folder}/events.db", query, "--table"]
     print(f"\nlook:  {tool} {demo.folder}/events.db \\\n         {query!r} --table".replace("'", '"'))
     print(subprocess.run(look, capture_output=True, text=True, check=True).stdout)
+    if demo.cluster:
+        print("held:  " + " · ".join(f"{name} {found.total():,}" for name, found in outputs.items()))
     print(f"{sent.total():,} sent · {arrived:,} arrived · {missing:,} missing · {twice:,} twice")
     print("\n".join(lines), end="\n" if lines else "", flush=True)
     return 1 if missing or twice or unanswered or sent.total() != READINGS else 0
@@ -424,6 +448,8 @@ def report(demo: Demo) -> int:
 
 async def stay(demo: Demo) -> None:
     """Go on with one reading a second and sensor until Ctrl-C."""
+    if demo.cluster:
+        await demo.aggregator.start()
     print(f"\nrunning on until Ctrl-C or SIGTERM; everything is in {demo.folder}")
     print(f"  metrics  http://127.0.0.1:{demo.collector.monitoring}/metrics (collector)")
     print(f"           http://127.0.0.1:{demo.aggregator.monitoring}/metrics (aggregator)")
@@ -432,14 +458,25 @@ async def stay(demo: Demo) -> None:
         await demo.sensors.run(sys.maxsize, SENSORS)
 
 
+def cluster_of(folder: Path) -> contextlib.AbstractContextManager[Cluster | None]:
+    """The servers of PEERS=1."""
+    if os.environ.get("PEERS", "") in ("", "0"):
+        return contextlib.nullcontext()
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # the harness is no installed package
+    from deploy.demo_cluster import Cluster
+
+    return Cluster(folder)
+
+
 def run() -> int:
     keep = os.environ.get("KEEP", "") not in ("", "0")
     folder = Path(tempfile.mkdtemp(prefix="headrace-demo-"))
     try:
-        return asyncio.run(main(folder, keep))
+        with cluster_of(folder) as cluster:
+            return asyncio.run(main(folder, keep, cluster))
     except asyncio.CancelledError:
         return 130
-    except NotReady as error:
+    except (NotReady, AssertionError) as error:
         print(error)
         return 1
     finally:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.needs import need
 from tests.peers.harness import ROOT
 
@@ -47,3 +49,14 @@ def test_the_query_that_it_prints_was_run_as_printed(tmp_path: Path) -> None:
     run = run_demo(tmp_path, READINGS="400", RATE="400")
     assert re.search(r"sqlite-utils \S+/events\.db", run.stdout), run.stdout + run.stderr
     assert re.search(r"sensors/s01/temperature +20 ", run.stdout)
+
+
+@pytest.mark.limit(300)
+def test_a_real_cluster_behind_the_aggregator(tmp_path: Path) -> None:
+    """With PEERS=1 HDFS, HBase and Kafka each hold every reading once as well, and nothing is left running."""
+    need("mosquitto", "java", "hdfs", "hbase", "kafka")
+    run = run_demo(tmp_path, PEERS="1", READINGS="2000")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "held:  events.db 2,000 · Avro files 2,000 · HDFS 2,000 · HBase 2,000 · Kafka 2,000" in run.stdout
+    assert not list(tmp_path.iterdir())
+    assert not processes_with(str(tmp_path))
