@@ -85,6 +85,10 @@ class Numbers(dict[bytes, Spans]):
     def only(self, origins: Iterable[bytes]) -> Numbers:
         return Numbers({origin: self[origin] for origin in origins if origin in self})
 
+    def filled(self) -> Numbers:
+        """From 1 to the last number of each origin."""
+        return Numbers({origin: [(1, spans[-1][1])] for origin, spans in self.items()})
+
     @property
     def count(self) -> int:
         return sum(size(spans) for spans in self.values())

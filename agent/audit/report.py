@@ -29,6 +29,8 @@ def lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
 def _details(verdict: Verdict) -> Iterator[str]:
     yield verdict.destination.name
     for found in verdict.findings:
+        if not found.numbers:
+            yield f"  {found.kind:10}{found.count:,}: {found.why}"
         for origin, spans in found.numbers.items():
             mark = found.kind.upper() if found.kind in (MISSING, REPEATED) else found.kind
             yield f"  {mark:10}{origin.hex()}  {_ranges(spans)}" + (f": {found.why}" if found.why else "")
@@ -44,7 +46,7 @@ def _conclusion(verdicts: Sequence[Verdict]) -> str:
     missing = {v.destination.name: v.count(MISSING) for v in verdicts if v.count(MISSING)}
     if missing:
         return "MISSING: " + "; ".join(f"{count:,} at {name}" for name, count in missing.items())
-    unknown = sum(bool(v.count(UNKNOWN) or v.destination.trouble) for v in verdicts)
+    unknown = sum(bool(v.count(UNKNOWN)) for v in verdicts)
     return "nothing is missing" + (f" where it can be known; {unknown} of {len(verdicts)} can't" if unknown else "")
 
 

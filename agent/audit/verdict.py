@@ -150,7 +150,7 @@ class _Judgement:
         if troubles:
             self._take(UNKNOWN, self.left, troubles[0])
         else:
-            notes += self._rest()
+            self._rest()
         return Verdict(self.about, self.findings, notes + ([self.about.trouble] if self.about.trouble else []))
 
     def _expected(self) -> Numbers:
@@ -189,14 +189,10 @@ class _Judgement:
         for held in self.about.gone:
             self._take(MISSING, Numbers.of(held.runs), f"{held.place} {held.gone}")
 
-    def _rest(self) -> list[str]:
-        """What is left, told by the channels' counts; returns notes."""
-        foreign = _sum(
-            outlet.store.received for outlet in self.outlets if outlet.store and outlet.store not in self.stores
-        )
-        mine = self.accounted.minus(foreign.minus(_sum(store.received for store in self.stores)))
+    def _rest(self) -> None:
+        """What is left, told by the channels' counts."""
         put, lost = sum(channel.put for channel in self.channels), sum(store.lost for store in self.stores)
-        short = max(0, put + lost - mine.count - self.about.repeated.count)
+        short = max(0, put + lost - self._mine().count - self.about.repeated.count)
         elsewhere, plain = self._elsewhere(), self.left
         for other in elsewhere:
             plain = plain.minus(other.numbers)
@@ -208,10 +204,18 @@ class _Judgement:
         self._take(
             LEFT_OUT, self.left, f"never put into {names}: other channels, other receivers, or before it was there"
         )
-        if not short:
-            return []
-        return [f"{short:,} of the {put:,} events that went into {names} are not accounted for under any known number "
-                "(dead letters that were replayed or deleted count here)"]  # fmt: skip
+        short -= self._missing(self.about.had.filled().minus(self.accounted), short, lost)
+        if short:
+            why = f"went into {names} under numbers that nobody knows (dead letters replayed or deleted count here)"
+            self.findings.append(Finding(UNKNOWN, Numbers(), why, short))
+
+    def _mine(self) -> Numbers:
+        """What is accounted for and went into these stores before they were asked."""
+        received = _sum(store.received for store in self.stores)
+        asked = received.plus(*(store.own for store in self.stores))
+        later = self.about.arrived.only(asked).minus(asked)
+        others = [outlet.store for outlet in self.outlets if outlet.store and outlet.store not in self.stores]
+        return self.accounted.minus(later).minus(_sum(store.received for store in others).minus(received))
 
     def _missing(self, numbers: Numbers, short: int, lost: int) -> int:
         """Of these numbers `short` at most are missing; how many."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from agent.errors import Rejected
 from agent.event import Batch
 from agent.sink import Sink
+from tests.house.test_docs import fenced
 from tests.peers.harness import ROOT, Program, free_port, wait_until
 
 Start = Callable[..., Program]
@@ -206,6 +208,19 @@ def test_a_wrong_configuration(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aggregator", "audit", "-f", str(tmp_path / "none.conf")]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (answer.returncode, "can't be read" in answer.stderr) == (2, True)
+
+
+def test_the_page_shows_what_it_prints(program: Start, tmp_path: Path) -> None:
+    """docs/operations.md shows what is printed once a file was deleted, but for its name and the origin."""
+    named = re.sub(r"\bk1\b", "table", re.sub(r"\bk2\b", "lake", FLOW))
+    one = ran(program, tmp_path, named, "table", "lake")
+    sorted((tmp_path / "out").iterdir())[1].unlink()
+    (shown,) = (text for text in fenced(ROOT / "docs" / "operations.md", "console") if "audit -f" in text)
+
+    def plain(text: str) -> str:
+        return re.sub(r"/\S+/FlumeData\.\d+", "FILE", re.sub(r"[0-9a-f]{32}", "ORIGIN", text))
+
+    assert plain(audit(one, args=()).stdout) == plain(shown.partition("\n")[2])
 
 
 # ---- several agents
