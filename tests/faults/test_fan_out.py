@@ -7,6 +7,7 @@ many kills of the aggregator (`make soak`: 200,000 and ten).
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.aggregator.test_audit import counts, spans
+from tests.aggregator.test_audit import found as found_by_audit
 from tests.faults.fan_out import SINKS, FanOut, Readings
 from tests.needs import need
 from tests.peers.harness import progress
@@ -70,11 +73,21 @@ def differences(wanted: Counter[tuple[str, int]], found: Counter[tuple[str, int]
     return f"{missing.total()} missing {sorted(missing)[:5]}, {more.total()} too many {sorted(more)[:5]}"
 
 
+def delete_a_file(road: FanOut) -> tuple[str, list[int]]:
+    """(one of HDFS, which is gone then; the numbers of its events as the store that kept them first gave them)."""
+    gone = min(road.hdfs.ls("/readings"))
+    events = map(json.loads, road.hdfs.text(gone).splitlines())
+    numbers = sorted(int(event["headers"]["headrace.number"]) for event in events)
+    road.hdfs.fs("-rm", gone)
+    return gone, numbers
+
+
 @pytest.mark.fault
 @pytest.mark.peer
 @pytest.mark.limit(900 + READINGS // 100 + 30 * KILLS)
 def test_each_store_holds_each_reading_once(tmp_path: Path) -> None:
-    """HDFS, HBase, Hive and Kafka hold each reading once after all the kills, and HDFS is healthy, no file open."""
+    """HDFS, HBase, Hive and Kafka hold each reading once after all the kills, and HDFS is healthy, no file open. The
+    audit says so too, and names the readings of a file that was deleted by hand."""
     need("mosquitto", "java", "hdfs", "hbase", "hive3", "kafka", "spark")
     progress(f"{READINGS:,} readings, {KILLS} kills of the aggregator, HEADRACE_SEED={SEED}")
     with FanOut(tmp_path, SINKS) as road:
@@ -88,3 +101,12 @@ def test_each_store_holds_each_reading_once(tmp_path: Path) -> None:
         assert found == dict.fromkeys(SINKS, ""), f"HEADRACE_SEED={SEED}"
         fsck = road.hdfs.fsck()
         assert fsck.healthy and not fsck.open_files, fsck.text[-2000:]
+        progress("asking the audit")
+        of_all = found_by_audit(road.aggregator)
+        assert {name: counts(one) for name, one in of_all.items()} == {
+            f"a.{sink}": {"arrived": READINGS} for sink in SINKS
+        }
+        gone, numbers = delete_a_file(road)
+        about = found_by_audit(road.aggregator)["a.hdfs"]
+        assert [one["why"] for one in about["findings"] if one["kind"] == "missing"] == [f"{gone} is not there"]
+        assert [n for first, last in spans(about, "missing") for n in range(first, last + 1)] == numbers
