@@ -211,7 +211,8 @@ class KafkaChannel(Channel):
 
     def _partition(self, event: Event) -> int:
         text = event.headers.get(self.config.partitionIdHeader, "") if self.config.partitionIdHeader else ""
-        return int(text) if text.isascii() and text.isdigit() else self.config.defaultPartitionId
+        is_number = text.isascii() and text.isdigit() and len(text) < 10
+        return int(text) if is_number else self.config.defaultPartitionId
 
     # -- taking
 

@@ -39,6 +39,11 @@ TIMEOUT = 10.0
 CLIENT = ("bootstrap.", "metadata.broker.", "client.", "security.", "ssl.", "sasl.", "socket.", "broker.", "api.")
 """Settings that any client takes, a consumer or not."""
 DOWN = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE)
+LATER = (
+    *DOWN, KafkaError._WAIT_COORD, KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)  # fmt: skip
+"""Why a commit may fail that is worth another try."""
 Result = TypeVar("Result")
 
 
@@ -127,6 +132,9 @@ class Member:
             or self.settings.get("group.protocol") == "consumer"
         )
         self._failure: Exception | None = None
+        self._asked: dict[Place, int] = {}
+        """The last offset of each partition that a commit was asked for."""
+        self._again: dict[Place, int] = {}
 
     async def open(self) -> None:
         """Join; returns at once. ConfigError for a setting that librdkafka doesn't take."""
@@ -180,6 +188,8 @@ class Member:
             self.trouble = ""
         elif self.trouble and not found:
             self._probe()
+        elif not found and self._again:
+            self._commit(self._again)
         return records
 
     def _error(self, error: KafkaError) -> None:
@@ -225,16 +235,20 @@ class Member:
         await self._daemon.call(self._commit, offsets)
 
     def _commit(self, offsets: Mapping[Place, int]) -> None:
-        mine = [TopicPartition(*place, offset) for place, offset in offsets.items() if place in self.assigned]
+        mine = {place: offset for place, offset in offsets.items() if place in self.assigned}
+        self._again = {place: offset for place, offset in self._again.items() if place not in offsets}
+        self._asked |= mine
         if mine:
-            self._consumer.commit(offsets=mine, asynchronous=True)
+            self._consumer.commit(offsets=[TopicPartition(*one, mine[one]) for one in mine], asynchronous=True)
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         for one in partitions:
-            place = Place(one.topic, one.partition)
-            if not (error or one.error) and place in self.assigned:
+            place, failure = Place(one.topic, one.partition), error or one.error
+            if place in self.assigned and not failure:
                 self.committed[place] = one.offset
-        if error and error.code() not in (KafkaError._NO_OFFSET, KafkaError._WAIT_COORD, KafkaError._DESTROY):
+            elif failure and failure.code() in LATER and one.offset == self._asked.get(place):
+                self._again[place] = one.offset  # only the last one: offsets must not go back
+        if error and error.code() not in (KafkaError._NO_OFFSET, KafkaError._DESTROY, *LATER):
             self.log.info("the group doesn't take these offsets, others have them now: %s", error.str())
 
     # -- the group
@@ -291,6 +305,8 @@ class Member:
         self.assigned -= places
         for place in places:
             self.committed.pop(place, None)
+            self._again.pop(place, None)
+            self._asked.pop(place, None)
 
 
 def topic_ids(settings: Mapping[str, object], topics: set[str], log: logging.Logger) -> dict[str, bytes]:

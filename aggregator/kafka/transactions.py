@@ -61,7 +61,7 @@ class Transactions:
             self._commit(producer)
         except KafkaException as error:
             self._undo(producer, error)
-            raise ChannelFull(f"topic {self.topic}: {self._refused or said(error)}") from error
+            raise ChannelFull(f"topic {self.topic}: {self._refused or _why(error.args[0])}") from error
 
     def _open(self) -> Producer:
         """A new producer; an old one of its id is fenced off, and what it left open is undone."""
@@ -88,9 +88,7 @@ class Transactions:
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error and error.code() not in PURGED and not self._refused:
-            self._refused = error.str()
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                self._refused += ": raise kafka.producer.max.request.size, and max.message.bytes of the topic"
+            self._refused = _why(error)
 
     def _commit(self, producer: Producer) -> None:
         end = time.monotonic() + PATIENCE
@@ -113,3 +111,12 @@ class Transactions:
             self._producer = None if self._refused else producer
         except KafkaException as failed:
             self.log.debug("abort: %s", said(failed))
+
+
+def _why(error: KafkaError) -> str:
+    """With the remedy, where an event is the cause: the batch waits until somebody takes it."""
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return f"{error.str()}: raise kafka.producer.max.request.size, and max.message.bytes of the topic"
+    if error.code() == KafkaError._UNKNOWN_PARTITION:
+        return f"{error.str()}: partitionIdHeader or defaultPartitionId names one that the topic doesn't have"
+    return error.str()

@@ -95,8 +95,8 @@ def test_partition_of_an_event() -> None:
     found = config(partitionIdHeader="p", defaultPartitionId="3").config
     assert found
     channel = KafkaChannel("c1", found)
-    events = [Event({"p": "5"}, b""), Event({}, b""), Event({"p": "x"}, b"")]
-    assert [channel._partition(event) for event in events] == [5, 3, 3]
+    events = [Event({"p": "5"}, b""), Event({}, b""), Event({"p": "x"}, b""), Event({"p": "9" * 12}, b"")]
+    assert [channel._partition(event) for event in events] == [5, 3, 3, 3]
 
 
 def test_what_comes_back_has_its_turn_among_the_rest() -> None:
