@@ -22,6 +22,8 @@ from agent.sink import Sink
 from agent.store import control
 from agent.store.streams import Identity
 
+RELAYS = ("avro", "mqtt")
+"""Types of sinks whose far side is another agent."""
 Say = Callable[[str], None]
 """Tells who waits how far it is."""
 APART = ("channel", "filePrefix", "inUsePrefix", "clientId")
@@ -35,22 +37,31 @@ def audit(flows: Sequence[tuple[str, Flow]], say: Say) -> list[Verdict]:
     for label, flow in flows:
         for name in flow.channels:
             outlets[label, name] = _outlet(label, flow, name, stores, say)
+    destinations = _destinations(flows, outlets)
+    for destination, sinks in destinations:
+        _look(destination, sinks, say)
+    return judge([destination for destination, _ in destinations], outlets.values())
+
+
+def _destinations(
+    flows: Sequence[tuple[str, Flow]], outlets: dict[tuple[str, str], Outlet]
+) -> list[tuple[Destination, list[Sink]]]:
+    """Each with the sinks that deliver there."""
     destinations: list[tuple[Destination, list[Sink]]] = []
     for label, flow in flows:
         for spec in flow.sinks.values():
             sink = _sink(flow, spec)
-            same = next((found for found in destinations if _same(found[1][0], sink)), None)
+            outlet = outlets[label, spec.channel]
+            same = next((one for one in destinations if _same(one[1][0], sink) or _relays(one[0], spec, outlet)), None)
             if same is None:
-                same = Destination(f"{label}.{spec.name}", spec.type, []), []
+                same = Destination(f"{label}.{spec.name}", spec.type, [], relays=spec.type in RELAYS), []
                 destinations.append(same)
             else:
                 same[0].name += f", {label}.{spec.name}"
-            if outlets[label, spec.channel] not in same[0].outlets:
-                same[0].outlets.append(outlets[label, spec.channel])
+            if outlet not in same[0].outlets:
+                same[0].outlets.append(outlet)
             same[1].append(sink)
-    for destination, sinks in destinations:
-        _look(destination, sinks, say)
-    return judge([destination for destination, _ in destinations], outlets.values())
+    return destinations
 
 
 # ---- stores
@@ -120,6 +131,11 @@ def _sink(flow: Flow, spec: SinkSpec) -> Sink:
 def _same(one: Sink, other: Sink) -> bool:
     """Whether two sinks deliver to one place."""
     return type(one) is type(other) and _place(one) == _place(other)
+
+
+def _relays(one: Destination, spec: SinkSpec, outlet: Outlet) -> bool:
+    """Whether both are ways from one channel to other agents."""
+    return one.relays and spec.type in RELAYS and outlet in one.outlets
 
 
 def _place(sink: Sink) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from agent.audit.numbers import Numbers, Spans, size
-from agent.audit.verdict import KINDS, MISSING, REPEATED, UNKNOWN, Finding, Verdict
+from agent.audit.verdict import KINDS, MISSING, REPEATED, Finding, Verdict
 
 SHOWN = 10
 """Ranges of a line; JSON has them all."""
@@ -46,7 +46,7 @@ def _conclusion(verdicts: Sequence[Verdict]) -> str:
     missing = {v.destination.name: v.count(MISSING) for v in verdicts if v.count(MISSING)}
     if missing:
         return "MISSING: " + "; ".join(f"{count:,} at {name}" for name, count in missing.items())
-    unknown = sum(bool(v.count(UNKNOWN)) for v in verdicts)
+    unknown = sum(v.is_blind for v in verdicts)
     return "nothing is missing" + (f" where it can be known; {unknown} of {len(verdicts)} can't" if unknown else "")
 
 

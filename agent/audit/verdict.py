@@ -52,7 +52,7 @@ class Channel:
     letters: dict[str, Numbers] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(eq=False)
 class Store:
     """What a store's account says (agent/store/commands.py). `lost`: events that a salvage could not read."""
 
@@ -63,7 +63,7 @@ class Store:
     lost: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Outlet:
     """A channel and its place in a store; None where there is no store to ask, `trouble` says why.
 
@@ -78,12 +78,16 @@ class Outlet:
 
     @property
     def name(self) -> str:
+        """Agent and channel."""
         return f"{self.agent}/{self.channel}"
 
 
-@dataclass
+@dataclass(eq=False)
 class Destination:
-    """One or more sinks that deliver to one place, and what that holds. `trouble`: why what isn't found isn't known."""
+    """One or more sinks that deliver to one place, and what that holds. `trouble`: why what isn't found isn't known.
+
+    `relays`: it is another agent; it holds what the outputs of other stores do.
+    """
 
     name: str
     type: str
@@ -92,6 +96,7 @@ class Destination:
     repeated: Numbers = field(default_factory=Numbers)
     files: list[Held] = field(default_factory=list)
     trouble: str = ""
+    relays: bool = False
 
     @property
     def gone(self) -> list[Held]:
@@ -109,6 +114,11 @@ class Verdict:
     findings: list[Finding]
     notes: list[str]
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether something may be missing that it can't know of."""
+        return bool(self.count(UNKNOWN) or any(outlet.trouble for outlet in self.destination.outlets))
+
     def count(self, kind: str) -> int:
         return sum(found.count for found in self.findings if found.kind == kind)
 
@@ -116,6 +126,9 @@ class Verdict:
 def judge(destinations: Sequence[Destination], outlets: Iterable[Outlet]) -> list[Verdict]:
     """A verdict a destination; `outlets` are all channels, those without a sink too."""
     everything = list(outlets)
+    beyond = [_beyond(one, destinations, everything) if one.relays else one.arrived for one in destinations]
+    for one, arrived in zip(destinations, beyond, strict=True):
+        one.arrived = arrived
     return [_Judgement(one, destinations, everything).verdict() for one in destinations]
 
 
@@ -249,6 +262,16 @@ class _Judgement:
             for why, letters in channel.letters.items():
                 out.append(Finding(LEFT_OUT, letters.both(self.left), f"dead letter of {outlet.name}: {why}"))
         return [found for found in out if found.numbers]
+
+
+def _beyond(one: Destination, all_: Iterable[Destination], outlets: Iterable[Outlet]) -> Numbers:
+    """What of a destination's numbers is at, or in, the stores and outputs of others."""
+    mine = [outlet.store for outlet in one.outlets if outlet.store]
+    far = [outlet for outlet in outlets if outlet.store and outlet.store not in mine]
+    channels = [outlet.store.channels[outlet.channel] for outlet in far if outlet.store and not outlet.trouble]
+    inside = [numbers for channel in channels for numbers in (channel.inside, *channel.letters.values())]
+    held = [other.had for other in all_ if any(outlet in far for outlet in other.outlets)]
+    return _sum([*inside, *held]).both(_sum(numbers for store in mine for numbers in (store.own, store.received)))
 
 
 def _share(one: Destination, other: Destination) -> bool:

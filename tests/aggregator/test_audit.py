@@ -203,6 +203,22 @@ def test_file_roll_with_identity_is_read(program: Start, tmp_path: Path) -> None
     assert counts(found(one)["a1.k1"]) == {"missing": 100}
 
 
+def test_a_store_that_is_not_there(program: Start, tmp_path: Path) -> None:
+    """Where the store isn't found nothing is called whole: it says which folder has none."""
+    one = program("aggregator", FLOW.format(folder=tmp_path), start=False)
+    one.configure()
+    said = audit(one, args=()).stdout
+    assert "store holds no store" in said
+    assert said.endswith("nothing is missing where it can be known; 2 of 2 can't\n")
+
+
+def test_the_help(tmp_path: Path) -> None:
+    """--help says what it does and its exit codes."""
+    command = [sys.executable, "-m", "aggregator", "audit", "--help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    assert "exit codes: 0 nothing is missing; 1 something is; 2 wrong configuration" in said
+
+
 def test_a_wrong_configuration(tmp_path: Path) -> None:
     """A configuration that is wrong, or not there, is exit code 2, and says so."""
     command = [sys.executable, "-m", "aggregator", "audit", "-f", str(tmp_path / "none.conf")]
@@ -248,17 +264,17 @@ a1.sources.r1.batchSize = 10
 a1.sources.r1.totalEvents = 100
 a1.sources.r1.channels = c1
 a1.channels.c1.type = file
-a1.channels.c1.path = store
+a1.channels.c1.path = {folder}/store
 """
 
 
-def sender(*ports: int) -> str:
+def sender(folder: Path, *ports: int) -> str:
     sinks = [
         f"a1.sinks.k{n}.type = avro\na1.sinks.k{n}.channel = c1\na1.sinks.k{n}.batch-size = 10\n"
         f"a1.sinks.k{n}.hostname = 127.0.0.1\na1.sinks.k{n}.port = {port}\n"
         for n, port in enumerate(ports, 1)
     ]
-    return SENDER + "".join(sinks)
+    return SENDER.format(folder=folder) + "".join(sinks)
 
 
 @pytest.mark.parametrize("table", ["", "{n}"], ids=["one table", "a table each"])
@@ -269,7 +285,7 @@ def test_two_receivers_share_what_a_collector_sends(program: Start, tmp_path: Pa
         program("aggregator", RECEIVER.format(n=n, port=port, folder=tmp_path, table=table.format(n=n)), name=f"b{n}")
         for n, port in enumerate(ports, 1)
     ]
-    edge = program("edge", sender(*ports), name="a1")
+    edge = program("edge", sender(tmp_path, *ports), name="a1")
     wait_until(lambda: sum(one.count("SINK.k1", "EventDrainSuccessCount") for one in receivers) == 100, what="all")
     edge.stop()
     for one in receivers:
@@ -277,6 +293,8 @@ def test_two_receivers_share_what_a_collector_sends(program: Start, tmp_path: Pa
     assert audit(*receivers).returncode == 0
     seen = found(*receivers)
     assert sum(about["counts"]["arrived"] for about in seen.values()) == 100
+    beyond = found(*receivers, edge)["a1.k1, a1.k2"]
+    assert counts(beyond) == {"arrived": 100}
     name = next(iter(seen))
     with closing(sqlite3.connect(tmp_path / f"events{table.format(n=1)}.db")) as rows, rows:
         (number,) = rows.execute("SELECT min(number) FROM events").fetchone()
