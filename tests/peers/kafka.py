@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -29,7 +29,7 @@ from confluent_kafka.admin import (
 )
 
 from tests.peers import jars
-from tests.peers.harness import Server, answers, free_port, progress
+from tests.peers.harness import Server, answers, free_port, progress, wait_until
 from tests.peers.shared import shared
 
 TOOLS = "org.apache.kafka.tools"
@@ -39,7 +39,7 @@ QUIET = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
 
 def shared_kafka() -> Kafka:
     """The run's Kafka. Use topics of your own; whoever kills a broker starts an own one."""
-    return shared("kafka", Kafka)
+    return shared("kafka", WarmKafka)
 
 
 def secured_kafka() -> Kafka:
@@ -176,6 +176,12 @@ class Kafka(Server):
         for answer in admin.create_topics([NewTopic(topic, partitions, 1, config=settings)]).values():
             answer.result(60)
 
+    def delete_topic(self, topic: str) -> None:
+        """Once nobody uses it."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        for answer in admin.delete_topics([topic]).values():
+            answer.result(60)
+
     def acl(self, *args: str) -> None:
         """kafka-acls: acl("--add", "--allow-principal", "User:alice", "--operation", "Write", "--topic", "t")."""
         self.tool("AclCommand", *args)
@@ -251,3 +257,27 @@ def _record(message: Any) -> Record:
     return Record(
         message.partition(), message.offset(), message.key(), message.value(), headers, message.timestamp()[1]
     )
+
+
+class WarmKafka(Kafka):
+    """Ready once its own topics are made, for which a busy machine takes longer than a client waits."""
+
+    def wait_ready(self) -> Self:
+        super().wait_ready()
+        client = {"bootstrap.servers": self.bootstrap, "log_level": 0}
+        producer = Producer({**client, "transactional.id": "harness"})
+        consumer = Consumer({**client, "group.id": "harness", "enable.auto.commit": False})
+        self.create_topic("harness")
+        asked = [TopicPartition("harness", 0, 0)]
+        wait_until(lambda: _works(producer.init_transactions, 10), 60, "Kafka's topic for transactions")
+        wait_until(lambda: _works(consumer.commit, None, asked, False), 60, "Kafka's topic for offsets")
+        consumer.close()
+        return self
+
+
+def _works(call: Any, *arguments: Any) -> bool:
+    try:
+        call(*arguments)
+    except KafkaException:
+        return False
+    return True
