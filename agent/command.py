@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Program", "run"]
 log = logging.getLogger("agent")
+LAST_SECONDS = 2.0
+"""For threads to come to their end, when all is closed."""
 
 
 def run(program: Program, arguments: Sequence[str]) -> int:
@@ -133,4 +137,21 @@ def _run(options: Options, files: Sequence[tuple[str, bytes]], flow: Flow) -> in
 
     from agent.run import Running
 
-    return asyncio.run(Running(options, files, flow).run())
+    code = asyncio.run(Running(options, files, flow).run())
+    _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Python waits for every thread before it ends; one that a client library has never come back from, and that its
+    sink has given up, would hold the process for good."""
+    end = time.monotonic() + LAST_SECONDS
+    others = [one for one in threading.enumerate() if one is not threading.current_thread() and not one.daemon]
+    for thread in others:
+        thread.join(max(0.0, end - time.monotonic()))
+    left = ", ".join(thread.name for thread in others if thread.is_alive())
+    if left:
+        log.debug("leaving threads that don't come back: %s", left)
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
