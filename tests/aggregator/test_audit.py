@@ -274,7 +274,8 @@ def sender(folder: Path, *ports: int) -> str:
         f"a1.sinks.k{n}.hostname = 127.0.0.1\na1.sinks.k{n}.port = {port}\n"
         for n, port in enumerate(ports, 1)
     ]
-    return SENDER.format(folder=folder) + "".join(sinks)
+    wiring = SENDER.format(folder=folder).replace("sinks = k1 k2", f"sinks = {' '.join(['k1', 'k2'][: len(ports)])}")
+    return wiring + "".join(sinks)
 
 
 @pytest.mark.parametrize("table", ["", "{n}"], ids=["one table", "a table each"])
@@ -296,8 +297,35 @@ def test_two_receivers_share_what_a_collector_sends(program: Start, tmp_path: Pa
     beyond = found(*receivers, edge)["a1.k1, a1.k2"]
     assert counts(beyond) == {"arrived": 100}
     name = next(iter(seen))
-    with closing(sqlite3.connect(tmp_path / f"events{table.format(n=1)}.db")) as rows, rows:
+    n = 1 if counts(seen[name]) else 2
+    name = list(seen)[n - 1]
+    with closing(sqlite3.connect(tmp_path / f"events{table.format(n=n)}.db")) as rows, rows:
         (number,) = rows.execute("SELECT min(number) FROM events").fetchone()
         rows.execute("DELETE FROM events WHERE number = ?", (number,))
     assert audit(*receivers).returncode == 1
     assert found(*receivers)[name]["counts"]["missing"] == 1
+
+
+def test_files_of_two_receivers_in_one_folder(program: Start, tmp_path: Path) -> None:
+    """Of two aggregators that write to one folder, what both wrote is repeated, in the files that are named."""
+    ports = free_port(), free_port()
+    conf = RECEIVER.replace("type = sqlite", "type = hdfs").replace("k1.database", "k1.hdfs.path")
+    conf = conf.replace("{folder}/events{table}.db", "file://{folder}/out\nb{n}.sinks.k1.hdfs.filePrefix = of-b{n}")
+    receivers = [
+        program("aggregator", conf.format(n=n, port=port, folder=tmp_path), name=f"b{n}")
+        for n, port in enumerate(ports, 1)
+    ]
+    edges = [program("edge", sender(tmp_path / f"a{n}", port), name=f"a{n}") for n, port in enumerate(ports, 1)]
+    for one in receivers:
+        drained(one, "k1")
+    for one in (*edges, *receivers):
+        one.stop()
+    assert counts(found(*receivers)["b1.k1, b2.k1"]) == {"arrived": 200}
+    with closing(sqlite3.connect(tmp_path / "store1" / "outputs-k1.db")) as manifest, manifest:
+        origin, first = manifest.execute("SELECT origin, first FROM run").fetchone()
+        with closing(sqlite3.connect(tmp_path / "store2" / "outputs-k1.db")) as other, other:
+            other.execute("INSERT INTO run SELECT file, stop, ?, ?, 1 FROM run LIMIT 1", (origin, first))
+    about = found(*receivers)["b1.k1, b2.k1"]
+    assert spans(about, "repeated") == [(first, first)] * 2
+    places = [one["why"] for one in about["findings"] if one["kind"] == "repeated"]
+    assert ["of-b1" in places[0], "of-b2" in places[1]] == [True, True]

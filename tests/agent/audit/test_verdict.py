@@ -114,6 +114,18 @@ def test_holes_of_an_origin_that_its_store_has_forgotten() -> None:
     assert said(one) == [("arrived", [(1, 4), (7, 10)], 8), ("missing", [(5, 6)], 2)]
 
 
+def test_what_a_takeover_repeated() -> None:
+    """What two receivers were given and both wrote is repeated; nothing is missing though more went in than arrived."""
+    one, other = store(6, Numbers()), store(6, Numbers(), "t")
+    mine = place(one, nums((1, 4), (6, 10)))
+    mine.outlets = [Outlet("a", "c", one), Outlet("b", "c", other)]
+    mine.files = [Held((Identity(A, 1, 4),), "f"), Held((Identity(A, 3, 2), Identity(A, 6, 5)), "g")]
+    mine.repeated = nums((3, 4))
+    assert said(mine) == [
+        ("arrived", [(1, 4), (6, 10)], 9), ("repeated", [(3, 4)], 2), ("repeated", [(3, 4)], 2), ("not known", [], 1),
+    ]  # fmt: skip
+
+
 def test_events_without_a_known_number_are_counted() -> None:
     """More went in than is accounted for, and no number is open: they are told by their count."""
     assert said(place(store(7, nums((1, 5))), nums((1, 5)))) == [("arrived", [(1, 5)], 5), ("not known", [], 2)]
