@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import device, drain, hbase, hdfs, latency, memory, mqtt, throughput
+from tests.bench import device, drain, hbase, hdfs, kafka, latency, memory, mqtt, outage, throughput
 from tests.bench.figure import Figure, Say
 from tests.bench.report import PAGE, show, update
 from tests.needs import missing
@@ -42,6 +42,8 @@ FIGURES: dict[str, Measure] = {
     "hdfs-gzip": partial(hdfs.measure, kind="gzip"),
     "hbase-100": partial(hbase.measure, batch=100),
     "hbase-1000": partial(hbase.measure, batch=1000),
+    "kafka": kafka.measure,
+    "outage": outage.measure,
 }
 
 
