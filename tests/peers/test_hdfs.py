@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +20,7 @@ from aggregator.sinks.hdfs import HdfsConfig, HdfsSink
 from tests.contracts.channel import batch
 from tests.contracts.sink import SinkContract
 from tests.needs import need
-from tests.peers.harness import free_port
+from tests.peers.harness import ROOT, Program, free_port, wait_until
 from tests.peers.hdfs import Hdfs, shared_hdfs, site
 
 pytestmark = pytest.mark.limit(200)
@@ -340,3 +343,23 @@ def test_a_hadoop_configuration_folder(monkeypatch: pytest.MonkeyPatch, tmp_path
         b"hdfs://plant/config/b",
         b"/config/c",
     }
+
+
+def test_the_page(program: Callable[..., Program], tmp_path: Path) -> None:
+    """The configuration of docs/hdfs.md writes the reading, and its command shows it; server, port, folder differ."""
+    server, port = hdfs(), free_port()
+    page = (ROOT / "docs" / "hdfs.md").read_text()
+    [flow, send, show] = re.findall(r"```(?:properties|sh)\n(.*?)```", page, re.DOTALL)
+    ours = {"127.0.0.1:8020": f"127.0.0.1:{server.port}", "/var/lib/headrace": str(tmp_path), "6666": str(port)}
+    for old, new in ours.items():
+        assert old in flow
+        flow = flow.replace(old, new)
+    one = program("aggregator", flow)
+    said = send.split("'")[1]
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        connection.sendall(f"{said}\n".encode())
+        assert connection.recv(3) == b"OK\n"
+    wait_until(lambda: one.count("SINK.lake", "EventDrainSuccessCount") == 1, 60, one.log[-2000:])
+    assert one.stop() == 0
+    shown = json.loads(server.text(show.split("'")[1]))
+    assert shown["body"] == said and len(finals(server, "/readings")) == 1
