@@ -4,8 +4,8 @@ What can be *expected* at a destination is what its store has received, and what
 Of that, in this order:
 
     arrived     the destination holds it now
-    missing     it lay in a file that is gone or cut short (named)
     waiting     the channel still holds it
+    missing     it lay in a file that is gone or cut short (named)
     left out    a dead letter, with its reason
 
 For the rest the numbers alone don't tell: a stream that was received has holes, because a sender's selector, its sink
@@ -150,9 +150,10 @@ class _Judgement:
     def verdict(self) -> Verdict:
         notes = [f"{outlet.name}: {outlet.trouble}" for outlet in self.about.outlets if outlet.trouble]
         self._arrived()
-        self._gone()
         for channel in self.channels:
             self._take(WAITING, channel.inside, "")
+        self._gone()
+        for channel in self.channels:
             for why, letters in channel.letters.items():
                 self._take(LEFT_OUT, letters, f"dead letter: {why}")
         siblings = [other for other in self.others if _share(other, self.about)]
@@ -205,7 +206,8 @@ class _Judgement:
     def _rest(self) -> None:
         """What is left, told by the channels' counts."""
         put, lost = sum(channel.put for channel in self.channels), sum(store.lost for store in self.stores)
-        short = max(0, put + lost - self._mine().count - self.about.repeated.count)
+        again = self.about.repeated.count if self._is_shared else 0
+        short = max(0, put + lost - self._mine().count - again)
         elsewhere, plain = self._elsewhere(), self.left
         for other in elsewhere:
             plain = plain.minus(other.numbers)
@@ -217,11 +219,16 @@ class _Judgement:
         self._take(
             LEFT_OUT, self.left, f"never put into {names}: other channels, other receivers, or before it was there"
         )
-        if len(self.stores) == 1:  # several may have been given an event twice, which counts as two that went in
+        if not self._is_shared:
             short -= self._missing(self.about.had.filled().minus(self.accounted), short, lost)
         if short:
             why = f"went into {names}, nobody knows under which numbers: given to two receivers, replayed, or deleted"
             self.findings.append(Finding(UNKNOWN, Numbers(), why, short))
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether an event may have gone into several of its stores, which counts as several that went in."""
+        return len(self.stores) > 1
 
     def _mine(self) -> Numbers:
         """What is accounted for and went into these stores before they were asked."""
@@ -250,7 +257,7 @@ class _Judgement:
         out: list[Finding] = []
         branch = any(outlet.branch for outlet in self.about.outlets)
         for other in self.others:
-            if not self._near(other) or branch:
+            if not other.relays and (not self._near(other) or branch):
                 what = "another branch" if self._near(other) else "another receiver"
                 out.append(Finding(LEFT_OUT, other.arrived.both(self.left), f"{what}: arrived at {other.name}"))
         for outlet in self.outlets:

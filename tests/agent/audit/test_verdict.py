@@ -126,6 +126,32 @@ def test_what_a_takeover_repeated() -> None:
     ]  # fmt: skip
 
 
+def test_a_repeat_hides_nothing() -> None:
+    """What one sink wrote twice doesn't stand for what it lost."""
+    mine = place(store(10, nums((1, 10))), nums((1, 8)))
+    mine.repeated = nums((1, 2))
+    assert said(mine) == [("arrived", [(1, 8)], 8), ("repeated", [(1, 2)], 2), ("missing", [(9, 10)], 2)]
+
+
+def test_what_a_sender_knows_hides_nothing() -> None:
+    """With the sender's configuration too, what is at one output alone is missing at the other."""
+    far = store(5, nums((1, 5)), d=Channel(5, Numbers()))
+    near = Store("sender", {"c": Channel(5, Numbers())}, Numbers(), nums((1, 5)))
+    relay = Destination("relay", "avro", [Outlet("a", "c", near)], trouble="ask them", relays=True)
+    mine, other = place(far, nums((1, 3))), place(far, nums((1, 5)), "other", "d")
+    assert said(mine, other, relay) == [("arrived", [(1, 3)], 3), ("missing", [(4, 5)], 2)]
+    assert said(relay, mine, other) == [("arrived", [(1, 5)], 5)]
+
+
+def test_a_file_that_is_gone_and_whose_events_wait() -> None:
+    """What the channel will deliver again is waiting, though a file that held it is gone."""
+    one = store(5, nums((1, 5)))
+    one.channels["c"].inside = nums((1, 3))
+    mine = place(one, nums((4, 5)))
+    mine.files = [Held((Identity(A, 1, 3),), "f", "is not there")]
+    assert said(mine) == [("arrived", [(4, 5)], 2), ("waiting", [(1, 3)], 3)]
+
+
 def test_events_without_a_known_number_are_counted() -> None:
     """More went in than is accounted for, and no number is open: they are told by their count."""
     assert said(place(store(7, nums((1, 5))), nums((1, 5)))) == [("arrived", [(1, 5)], 5), ("not known", [], 2)]
