@@ -11,19 +11,18 @@ where they read the folder. The default is Flume's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
-from agent.errors import ConfigError, DeliveryError
+from agent.errors import ConfigError
 from agent.event import Batch
 from agent.sink import Held, Sink, SinkConfig
 from aggregator.formats.format import FILE_TYPES, Format, make_format
 from aggregator.hdfs.filesystem import FileSystem
-from aggregator.hdfs.local import LocalFileSystem
+from aggregator.hdfs.opening import file_system
 from aggregator.hdfs.output import Names, Output, Rules
 from aggregator.hdfs.places import Places, zone_of
 from aggregator.manifest import Manifest, found_of, path_of
@@ -165,11 +164,4 @@ class HdfsSink(Sink):
 
     def _files(self) -> FileSystem:
         url, keys = self.config.place()[0], self.config
-        folder = keys.configDir or os.environ.get("HADOOP_CONF_DIR", "")
-        if url == "file://" or not (url or folder):
-            return LocalFileSystem()
-        try:
-            from aggregator.hdfs.native import HdfsFileSystem
-        except ModuleNotFoundError as error:
-            raise DeliveryError(f"hdfs:// needs the package {error.name}: pip install 'headrace[hdfs]'") from None
-        return HdfsFileSystem(url, folder, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout)
+        return file_system(url, keys.configDir, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout)

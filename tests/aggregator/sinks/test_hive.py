@@ -16,6 +16,7 @@ from agent.config.reading import read
 from agent.errors import DeliveryError, Rejected
 from agent.event import Batch, Event
 from agent.sink import Sink
+from agent.store.streams import Identity
 from aggregator.metastore.table import place_of
 from aggregator.sinks.hive import HiveConfig, HiveSink
 from tests.aggregator.metastore.fake import FakeMetastore
@@ -275,6 +276,25 @@ def test_a_crash_between_name_and_receipt(server: FakeMetastore, tmp_path: Path)
     Kept(again, kept.receipt)
     run(again, _nothing)
     assert rows(*table_files(tmp_path)) == [{"id": 1}]
+
+
+def test_what_its_files_hold(server: FakeMetastore, tmp_path: Path) -> None:
+    """An audit hears of each file which events it has, and of one that is gone that it isn't there."""
+    sink = make(server, **PARTITIONED)
+    Kept(sink)
+    sink.folder = tmp_path
+    numbers = Identity(bytes(16), 1, 3)
+
+    async def steps() -> None:
+        await sink.send(Batch([event(1), event(2, "b"), event(3)], identity=(numbers,)))
+
+    run(sink, steps)
+    in_a, in_b = table_files(tmp_path)
+    in_b.unlink()
+    assert [found for found in sink.held() if found.runs] == [
+        ((Identity(bytes(16), 1, 1), Identity(bytes(16), 3, 1)), str(in_a), ""),
+        ((Identity(bytes(16), 2, 1),), str(in_b), "is not there"),
+    ]
 
 
 def test_a_write_that_failed(server: FakeMetastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
