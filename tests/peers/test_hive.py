@@ -156,7 +156,7 @@ def test_a_field_that_does_not_fit(agent: Callable[..., Agent]) -> None:
     assert hive.query("select count(*) from letters.readings") == [(6,)]
 
 
-@pytest.mark.limit(400)
+@pytest.mark.limit(600)
 def test_exactly_once_whatever_is_killed(agent: Callable[..., Agent], metastore3: Metastore, tmp_path: Path) -> None:
     """The metastore is down at start and in the middle, the aggregator is killed five times: Spark counts each once."""
     total = 3000
@@ -180,7 +180,7 @@ def test_exactly_once_whatever_is_killed(agent: Callable[..., Agent], metastore3
     one.program.stop()
     script = 'print(spark.sql("select count(*), count(distinct id), min(id), max(id) from killed.readings").collect())'
     conf = {"spark.hadoop.hive.metastore.uris": metastore3.url, "spark.sql.catalogImplementation": "hive"}
-    found = [int(number) for number in re.findall(r"=(\d+)", spark(script, tmp_path, conf))]
+    found = [int(number) for number in re.findall(r"=(\d+)", spark(script, tmp_path, conf, timeout=250))]
     assert found == [total, total, 0, total - 1]
 
 
