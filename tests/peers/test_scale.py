@@ -11,6 +11,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,9 @@ class Plant:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self.stack = folder, stack
-        self.kafka, self.hdfs, self.hbase = shared_kafka(), shared_hdfs(), shared_hbase()
+        with ThreadPoolExecutor() as pool:  # side by side, if it is the first test that wants them
+            kafka, hdfs, hbase = pool.submit(shared_kafka), pool.submit(shared_hdfs), pool.submit(shared_hbase)
+            self.kafka, self.hdfs, self.hbase = kafka.result(), hdfs.result(), hbase.result()
         self.name = f"scale-{uuid.uuid4().hex[:8]}"
         self.kafka.create_topic(self.name, PARTITIONS)
         self.brokers = [self._start(Mosquitto(folder / f"broker{plant}")) for plant in range(2)]
