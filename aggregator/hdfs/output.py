@@ -369,7 +369,7 @@ class Output:
                 self.fs.rename(file.path, file.final)
             self._note(file)
             return
-        if writer:
+        if writer and not file.abandoned:  # one that hangs would hold this thread too
             with contextlib.suppress(AgentError):
                 writer.close()
         self._settle(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import aggregator.hdfs.output
 from agent.errors import DeliveryError
 from aggregator.formats.format import make_format
 from aggregator.hdfs.filesystem import FileSystem
-from aggregator.hdfs.local import LocalFileSystem
+from aggregator.hdfs.local import LocalFileSystem, LocalWriter
 from aggregator.hdfs.output import Names, Output, Rules
 from aggregator.hdfs.places import Place
 from tests.contracts.channel import batch
@@ -29,9 +30,10 @@ async def no_keep(receipt: bytes) -> None: ...
 
 
 def output(
-    rules: Rules = NEVER, files: FileSystem | None = None, keep: Callable[[bytes], Awaitable[None]] = no_keep
-) -> Output:
-    return Output(files or LocalFileSystem(), make_format("DataStream"), Names(), rules, 10.0, keep, None, LOG)
+    rules: Rules = NEVER, files: FileSystem | None = None, keep: Callable[[bytes], Awaitable[None]] = no_keep,
+    timeout: float = 10.0,
+) -> Output:  # fmt: skip
+    return Output(files or LocalFileSystem(), make_format("DataStream"), Names(), rules, timeout, keep, None, LOG)
 
 
 async def soon(true: Callable[[], object]) -> None:
@@ -160,6 +162,55 @@ def test_a_file_that_cant_be_finished_is_tried_again(tmp_path: Path) -> None:
         assert ".tmp" not in names(tmp_path) and len(names(tmp_path)) == 3
 
     asyncio.run(steps())
+
+
+class HangingWriter(LocalWriter):
+    release = threading.Event()
+    closed_while_hanging = False
+    hangs = False
+
+    def sync(self) -> None:
+        if not self.release.is_set():
+            HangingWriter.hangs = True
+            self.release.wait(30)
+            HangingWriter.hangs = False
+        super().sync()
+
+    def close(self) -> None:
+        HangingWriter.closed_while_hanging |= self.hangs
+        super().close()
+
+
+class Hanging(LocalFileSystem):
+    """Its first writer hangs in sync, as a client library does whose server stands still."""
+
+    fences, writers = True, 0
+
+    def create(self, path: str) -> LocalWriter:
+        self.writers += 1
+        return HangingWriter(path) if self.writers == 1 else super().create(path)
+
+
+def test_a_writer_that_hangs_is_left_alone_with_its_thread(tmp_path: Path) -> None:
+    """The batch waits no longer than callTimeout and goes into another file; what the first had begun is deleted,
+    the writer is not touched, and nothing is there twice when the thread wakes up."""
+    place = Place(str(tmp_path), "x")
+
+    async def steps() -> None:
+        out = output(files=Hanging(), timeout=0.5)
+        await out.open(None)
+        with pytest.raises(DeliveryError, match="took longer than"):
+            await out.append([(place, batch("a"))])
+        await out.append([(place, batch("a"))])
+        await soon(lambda: not out.ending)
+        HangingWriter.release.set()
+        await soon(lambda: not HangingWriter.hangs)
+        await out.close()
+
+    asyncio.run(steps())
+    assert not HangingWriter.closed_while_hanging
+    [file] = tmp_path.iterdir()
+    assert file.suffix != ".tmp" and file.read_text() == "a\n"
 
 
 def test_a_receipt_of_something_else_is_passed_over(tmp_path: Path) -> None:
