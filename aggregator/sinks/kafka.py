@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar
@@ -84,6 +84,8 @@ class KafkaConfig(SinkConfig):
     )
 
     def problems(self) -> list[tuple[str, str]]:
+        if self.transactional and self.acks not in ("all", "-1"):
+            return [*self._topics(), ("kafka.producer.acks", f"transactional = true needs all, not {self.acks}")]
         return [*self._topics(), *client.problems("kafka.producer.", self.settings(), Producer)]
 
     def _topics(self) -> Iterator[tuple[str, str]]:
@@ -118,6 +120,7 @@ class KafkaSink(Sink):
     Config: ClassVar[type[AnyConfig]] = KafkaConfig
     config: KafkaConfig
     sender: Sender | None = None
+    warned = False
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         super().__init__(name, config)
@@ -201,45 +204,42 @@ class KafkaSink(Sink):
     # -- events to records
 
     def _groups(self, batch: Batch) -> Iterator[Records]:
-        """Neighbours of one topic together."""
-        config = self.config
+        """Neighbours of one topic together. Rejected for a topic that can't be."""
+        config, fixed = self.config, self.fixed
         plain = not (config.headers or config.identity or self._is_placed())
+        named = config.topicHeader if config.allowTopicOverride else ""
         topic, records = "", list[dict[str, Any]]()
-        for event, made in zip(batch.events, self._records(batch), strict=True):
-            its = self._topic(event)
-            if its != topic and records:
-                yield Records(topic, records, plain)
-                records = []
-            topic = its
+        for event, made in zip(batch.events, self._plain(batch) if plain else self._records(batch), strict=True):
+            its = (named and event.headers.get(named)) or fixed or self.pattern.expand(event.headers)
+            if its != topic or not its:
+                if records:
+                    yield Records(topic, records, plain)
+                topic, records = _legal(its), []
             records.append(made)
         yield Records(topic, records, plain)
 
-    def _topic(self, event: Event) -> str:
-        named = event.headers.get(self.config.topicHeader) if self.config.allowTopicOverride else None
-        topic = named or self.fixed or self.pattern.expand(event.headers)
-        if not is_legal(topic):
-            raise Rejected(f"kafka: {topic[:80]!r} is no topic: it takes letters, digits and . _ -")
-        return topic
+    def _plain(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """Keyword arguments of `produce`: a value, and a key where there is one."""
+        header, avro = self.config.keyHeader, self.config.useFlumeEventFormat
+        for event in batch.events:
+            headers, body = event
+            value = record.encode([event]) if avro else body
+            yield {"value": value, "key": headers[header]} if header in headers else {"value": value}
 
-    def _records(self, batch: Batch) -> Iterable[dict[str, Any]]:
-        """Keyword arguments of `produce`."""
+    def _records(self, batch: Batch) -> Iterator[dict[str, Any]]:
+        """The same with partition, time and record headers."""
         config = self.config
         placed = self._is_placed()
         runs = batch.identities or () if config.identity else ()
         names = ((run.origin, run.first + i) for run in runs for i in range(run.count))
-        for event in batch.events:
-            value = record.encode([event]) if config.useFlumeEventFormat else event.body
-            out: dict[str, Any] = {"value": value}
-            if config.keyHeader in event.headers:
-                out["key"] = event.headers[config.keyHeader]
+        for event, out in zip(batch.events, self._plain(batch), strict=True):
             if placed:
                 self._place(event, out)
-            if config.headers or config.identity:
-                given = ((name, event.headers.get(ours)) for ours, name in config.headers.items())
-                out["headers"] = [(name, text.encode()) for name, text in given if text is not None]
-                for name in names if config.identity else ():
-                    out["headers"] += identity.record_headers(name)
-                    break
+            given = ((name, event.headers.get(ours)) for ours, name in config.headers.items())
+            out["headers"] = [(name, text.encode()) for name, text in given if text is not None]
+            for name in names:
+                out["headers"] += identity.record_headers(name)
+                break
             yield out
 
     def _is_placed(self) -> bool:
@@ -255,7 +255,16 @@ class KafkaSink(Sink):
             out["partition"] = config.defaultPartitionId
         when = event.headers.get(config.timestampHeader) if config.timestampHeader else None
         if when is not None:
-            out["timestamp"] = _number(config.timestampHeader, when, 2**63)
+            self._set_time(when, out)
+
+    def _set_time(self, text: str, out: dict[str, Any]) -> None:
+        """As Flume does, without one where the header holds none."""
+        if _is_number(text, 2**63):
+            out["timestamp"] = int(text)
+        elif not self.warned:
+            self.warned = True
+            self.log.warning("a record gets its time from the client: header %s is %r", self.config.timestampHeader,
+                             text[:40])  # fmt: skip
 
 
 def _texts(pattern: str) -> list[str]:
@@ -267,7 +276,17 @@ def _texts(pattern: str) -> list[str]:
     return [*out, pattern[at:]]
 
 
+def _legal(topic: str) -> str:
+    if not is_legal(topic):
+        raise Rejected(f"kafka: {topic[:80]!r} is no topic: it takes letters, digits and . _ -")
+    return topic
+
+
 def _number(header: str, text: str, limit: int) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < limit:
-        return int(text)
-    raise Rejected(f"kafka: header {header} is {text[:40]!r}, not a number")
+    if not _is_number(text, limit):
+        raise Rejected(f"kafka: header {header} is {text[:40]!r}, not a number")
+    return int(text)
+
+
+def _is_number(text: str, limit: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) < limit
