@@ -24,6 +24,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -171,6 +172,10 @@ class Output:
                 for file in files:
                     file.sure = False
                 await self._run(self._write, pieces, files=list(files))
+            except DeliveryError as error:
+                text = without_names(str(error), files)
+                self._give_up(files)
+                raise type(error)(text) from error
             except BaseException:
                 self._give_up(files)
                 raise
@@ -350,8 +355,8 @@ class Output:
             self._failed(due, str(error))
 
     def _failed(self, due: list[File], text: str) -> None:
-        if text != self.failure:
-            self.failure = text
+        before, self.failure = self.failure, text
+        if kind(text) != kind(before):
             self.log.warning("a file can't be finished and is tried again: %s", text)
         for file in [file for file in due if file in self.ending]:
             file.tries += 1
@@ -441,6 +446,19 @@ class Output:
             self.pool.shutdown(wait=False, cancel_futures=True)
             self.pool = ThreadPoolExecutor(1, thread_name_prefix="hdfs")
             raise DeliveryError(f"{self.fs.name} took longer than {self.timeout:g} s") from None
+
+
+def without_names(text: str, files: Iterable[File]) -> str:
+    """An error's text with folders only: each try makes a file of another name, and is no news for that."""
+    for file in files:
+        if file.path:
+            text = text.replace(file.path, os.path.dirname(file.path))
+    return text
+
+
+def kind(text: str) -> str:
+    """Errors that differ in numbers alone are one."""
+    return re.sub(r"\d+", "#", text)
 
 
 def fits(file: File, batch: Batch) -> bool:

@@ -139,6 +139,7 @@ def test_namenode_and_datanode_are_killed(hdfs: Hdfs, tmp_path: Path) -> None:
         hdfs.start_datanode()
         load.goes_on()
         assert load.agent.log.count("ready, agent") == 1
+        assert load.agent.log.count("k waits: ") + load.agent.log.count("can't be finished") <= 12, load.agent.log
 
 
 def test_down_at_start(hdfs: Hdfs, tmp_path: Path) -> None:

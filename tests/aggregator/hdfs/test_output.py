@@ -164,6 +164,26 @@ def test_a_file_that_cant_be_finished_is_tried_again(tmp_path: Path) -> None:
     asyncio.run(steps())
 
 
+class Full(LocalFileSystem):
+    def create(self, path: str) -> LocalWriter:
+        raise DeliveryError(f"{path}: no room")
+
+
+def test_tries_that_fail_for_one_reason_say_the_same(tmp_path: Path) -> None:
+    """The runner logs a line when the reason is new: it names the folder, not the file of this one try."""
+
+    async def steps() -> None:
+        out = output(files=Full())
+        await out.open(None)
+        for _ in range(2):
+            with pytest.raises(DeliveryError) as found:
+                await out.append([(Place(str(tmp_path), "x"), batch("a"))])
+            assert str(found.value) == f"{tmp_path}: no room"
+        await out.close()
+
+    asyncio.run(steps())
+
+
 class HangingWriter(LocalWriter):
     release = threading.Event()
     closed_while_hanging = False
