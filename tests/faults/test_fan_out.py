@@ -99,6 +99,7 @@ def test_each_store_holds_each_reading_once(tmp_path: Path) -> None:
         assert not road.sent.open, "the broker was killed in a silence"
         found = {store: differences(wanted, held) for store, held in road.stored()}
         assert found == dict.fromkeys(SINKS, ""), f"HEADRACE_SEED={SEED}"
+        road.reported()
         fsck = road.hdfs.fsck()
         assert fsck.healthy and not fsck.open_files, fsck.text[-2000:]
         progress("asking the audit")
