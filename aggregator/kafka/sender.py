@@ -101,8 +101,11 @@ class Sender:
         """Throw away what wasn't delivered."""
         producer, self._producer = self._producer, None
         if producer:
-            producer.purge()
-            producer.poll(0)
+            try:
+                producer.purge()
+                producer.poll(0)
+            except (KafkaException, SystemError) as error:  # fatal: it is of no more use, whatever it says
+                self.log.debug("close: %s", error)
 
     def missing(self, transit: Transit | None) -> list[int] | None:
         """Indexes of the events of a batch that aren't there yet; None: all of them."""
