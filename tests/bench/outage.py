@@ -93,7 +93,13 @@ async def _measure(hdfs: Hdfs, agent: Program, port: int, receiver: int, say: Sa
     title = f"HDFS away for {OUTAGE:.0f} s at {RATE:,} events/s"
     return [
         Figure("p99 of the delay through a sink, HDFS there", "ms", calm),
-        Figure(f"{title}: p99 of the delay through another sink", "ms", away, None, Target(1.5 * calm, False, text="1.5 x that")),
+        Figure(
+            f"{title}: p99 of the delay through another sink",
+            "ms",
+            away,
+            None,
+            Target(1.5 * calm, False, text="1.5 x that"),
+        ),
         Figure(f"{title}: growth of the RSS", "MB", at_last - at_first, None, Target(10, False)),
     ]
 
