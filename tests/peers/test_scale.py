@@ -8,6 +8,9 @@ It is played once; each test looks at one thing that came of it.
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,7 +45,9 @@ class Plant:
             self.kafka, self.hdfs, self.hbase = kafka.result(), hdfs.result(), hbase.result()
         self.name = f"scale-{uuid.uuid4().hex[:8]}"
         self.kafka.create_topic(self.name, PARTITIONS)
-        self.brokers = [self._start(Mosquitto(folder / f"broker{plant}")) for plant in range(2)]
+        self.texts: list[str] = []
+        """Configurations of the aggregators with what they take from the environment, for who has another one."""
+        self.brokers: list[Mosquitto] = [self._start(Mosquitto(folder / f"broker{plant}")) for plant in range(2)]
         self.collectors = [self.program("edge", "collector", plant) for plant in range(2)]
         self.sent: list[Reading] = []
         self.alone: set[Reading] = set()
@@ -58,10 +63,13 @@ class Plant:
         folder = self.folder / f"{conf}{index}"
         env = {
             "STATE_DIRECTORY": str(folder / "state"), "KAFKA": self.kafka.bootstrap, "TOPIC": self.name,
-            "GROUP": self.name, "TABLE": self.name, "THRIFT_PORT": str(self.hbase.port), "NODE": f"node{index}",
+            "GROUP": self.name, "TABLE": self.name, "NODE": f"node{index}",
+            "THRIFT_HOST": "127.0.0.1", "THRIFT_PORT": str(self.hbase.port),
             "HDFS": f"{self.hdfs.url}/{self.name}", "BROKER": self.brokers[index].url, "WEB_PORT": str(free_port()),
         }  # fmt: skip
         text = (ROOT / "deploy" / "scale" / f"{conf}.conf").read_text()
+        if package == "aggregator":
+            self.texts.append(re.sub(r"\$\{env:(\w+):-.*?\}", lambda found: env[found[1]], text))
         program: Program = self._start(Program(package, text, folder, env=env, name=conf))
         return program
 
@@ -82,6 +90,11 @@ class Plant:
 
     def arrived(self) -> bool:
         return set(self.rows()) >= set(self.sent)
+
+
+def identity(event: dict[str, Any]) -> tuple[str, str]:
+    """Of an event in an Avro file: origin and number."""
+    return event["headers"]["headrace.origin"], event["headers"]["headrace.number"]
 
 
 def accepted(aggregator: Program) -> int:
@@ -173,9 +186,26 @@ def test_hdfs_holds_each_identity(plant: Plant, files: list[dict[str, Any]]) -> 
     for event in files:
         headers = event["headers"]
         reading = headers["topic"], json.loads(event["body"])["n"]
-        named.setdefault((headers["headrace.origin"], headers["headrace.number"]), set()).add(reading)
+        named.setdefault(identity(event), set()).add(reading)
     assert Counter(reading for readings in named.values() for reading in readings) == Counter(plant.sent)
     assert len(files) - len(named) <= 2 * SENSORS * EACH
+
+
+def test_the_audit_knows_of_every_reading(plant: Plant, files: list[dict[str, Any]]) -> None:
+    """Given both aggregators it finds every reading at their sinks and none missing, and counts what is there twice."""
+    command = [sys.executable, "-m", "aggregator", "audit", "--json"]
+    for index, text in enumerate(plant.texts):
+        (plant.folder / f"node{index}.conf").write_text(text)
+        command += ["-f", str(plant.folder / f"node{index}.conf")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    found = {one["type"]: one["counts"] for one in json.loads(done.stdout)["destinations"]}
+    nothing = dict.fromkeys(("waiting", "left out", "missing", "not known"), 0)
+    twice = sum(count > 1 for count in Counter(map(identity, files)).values())
+    assert found == {
+        "hdfs": nothing | {"arrived": len(plant.sent), "repeated": twice},
+        "hbase": nothing | {"arrived": len(plant.sent), "repeated": 0},
+    }
 
 
 def test_hdfs_is_healthy(plant: Plant) -> None:
