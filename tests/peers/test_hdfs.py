@@ -38,7 +38,7 @@ def make(path: str, **keys: object) -> HdfsSink:
 
 
 async def finished(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             if true():
                 return
