@@ -20,8 +20,9 @@ from agent.store.streams import Identity, Transit, runs_of
 from aggregator.sinks.kafka import KafkaConfig, KafkaSink
 from tests.contracts.channel import batch
 from tests.contracts.sink import FarSide, SinkContract
+from tests.house.test_docs import fenced
 from tests.needs import need
-from tests.peers.harness import Program, free_port, wait_until
+from tests.peers.harness import ROOT, Program, free_port, wait_until
 from tests.peers.kafka import Kafka, Record, secured_kafka, shared_kafka
 
 ORIGIN = bytes(range(16))
@@ -335,6 +336,40 @@ def _lines(port: int, lines: list[str]) -> None:
         peer.sendall("".join(f"{line}\n" for line in lines).encode())
         for _ in lines:
             assert peer.recv(3) == b"OK\n"
+
+
+def test_a_record_that_is_too_large_is_a_dead_letter(tmp_path: Path, topic: str) -> None:
+    """Its reason names what bounds a record; the events around it arrive, in order."""
+    port, kafka = free_port(), shared_kafka()
+    kafka.create_topic(topic, max_message_bytes=2_000)
+    flow = FLOW.format(port=port, store=tmp_path / "store", servers=kafka.bootstrap, topic=topic)
+    flow += "a.sources.r.max-line-length = 100000\na.sinks.k.transactional = true\n"
+    with Program("aggregator", flow, tmp_path / "a") as program:
+        _lines(port, ["a", "x" * 40_000, "b"])
+        program.wait_log("is a dead letter now: kafka: ", 60)
+        wait_until(lambda: len(kafka.consume(topic, committed=True)) == 2, 60, program.log[-2000:])
+        assert "max.message.bytes of the topic" in program.log
+    assert [one.value for one in kafka.consume(topic, committed=True)] == [b"a", b"b"]
+
+
+def test_the_page(tmp_path: Path) -> None:
+    """The configuration of docs/kafka.md makes the record that is shown; ports, folder and topic differ."""
+    kafka, port, topic = shared_kafka(), free_port(), f"t-{uuid.uuid4().hex}"
+    page = ROOT / "docs" / "kafka.md"
+    [flow] = [text for text in fenced(page, "properties") if "out.sinks.topic.type" in text]
+    [session, shown] = [fenced(page, language)[0] for language in ("sh", "text")]
+    for old, new in {
+        "6666": port, "127.0.0.1:9092": kafka.bootstrap, "= readings": f"= {topic}",
+        "/var/lib/headrace/out": tmp_path / "store",
+    }.items():  # fmt: skip
+        assert old in flow
+        flow = flow.replace(old, str(new))
+    kafka.create_topic(topic)
+    with Program("aggregator", flow, tmp_path / "a"):
+        _lines(port, [session.split("'")[1]])
+        assert kafka.console(
+            topic, 1, "--formatter-property", "print.key=true", "--isolation-level", "read_committed"
+        ) == [shown.rstrip("\n")]
 
 
 def test_a_sink_that_is_at_least_once_says_so(topic: str, caplog: pytest.LogCaptureFixture) -> None:
