@@ -212,7 +212,8 @@ class Sender:
         try:
             found = self._committed()
         except KafkaException as error:
-            raise self._translated(error.args[0]) from error
+            text = f"the position in group {self.group} can't be read: {said(error)}"
+            raise DeliveryError(self._words(text)) from error
         try:
             self.position = Position((found.metadata or "") if found.offset >= 0 else "")
         except ValueError as error:
