@@ -89,8 +89,8 @@ class Broker:
         return [str(one.value, "utf-8") for one in self.kafka.consume(self.topic, committed=True)]
 
     async def go_away(self) -> None:
-        # Kafka answers a commit before its markers are written. One that is its own only broker and controller was seen
-        # to forget them when it is killed in between; that is not the sink's doing.
+        # Kafka answers a commit before its markers are written, and a single node that is killed in between may forget
+        # them (docs/kafka.md, "A hole"); that is not the sink's doing.
         while self.transactional and not await self.arrived():  # noqa: ASYNC110 (asked of the broker)
             await asyncio.sleep(0.1)
         self.kafka.kill9()
