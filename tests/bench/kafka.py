@@ -21,7 +21,7 @@ from tests.peers.harness import Program, wait_until
 from tests.peers.kafka import Kafka
 
 BATCH = 1000
-WARM_UP = 200_000
+WARM_UP = 600_000
 EVENTS = 600_000
 AGENT = """\
 a1.sources = in
@@ -32,7 +32,7 @@ a1.sources.in.size = 200
 a1.sources.in.batchSize = {batch}
 a1.sources.in.channels = c
 a1.channels.c.type = memory
-a1.channels.c.capacity = 20000
+a1.channels.c.capacity = 200000
 a1.channels.c.transactionCapacity = {batch}
 a1.sinks.out.type = org.apache.flume.sink.kafka.KafkaSink
 a1.sinks.out.channel = c
