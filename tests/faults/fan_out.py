@@ -173,7 +173,7 @@ class FanOut:
     def __init__(self, folder: Path, sinks: Sequence[str] = SINKS) -> None:
         self.folder, self.sinks, self.sent = folder, sinks, Sent()
         self.broker, self.hdfs = Mosquitto(folder / "broker"), Hdfs(folder / "hdfs")
-        self.hbase, self.kafka = Hbase(folder / "hbase"), Kafka(folder / "kafka")
+        self.hbase, self.kafka = Hbase(folder / "hbase"), Kafka(folder / "kafka", apart=True)
         self.metastore = Metastore(folder / "metastore", "3", warehouse=f"{self.hdfs.url}/warehouse")
         keys = {
             "folder": folder, "url": self.broker.url, "receiver": free_port(), "sinks": " ".join(sinks),
@@ -214,6 +214,8 @@ class FanOut:
         with ExitStack() as opening:
             for server in (*self.servers(), *self.programs):
                 opening.callback(server.kill9)
+            if self.kafka.apart:
+                opening.callback(self.kafka.apart.kill9)
             for server in self.servers():
                 server.launch()
                 if server is self.hdfs:
@@ -268,6 +270,7 @@ class FanOut:
 
     def drained(self, seconds: float = 120) -> None:
         """Return when nothing is on its way."""
+        wait_until(lambda: self.accepted() >= len(self.sent), 60, "the collector has all that was acknowledged")
         wait_until(
             lambda: not any(self.waiting().values()), seconds, f"all is delivered:\n{self.aggregator.log[-4000:]}"
         )

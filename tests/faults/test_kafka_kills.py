@@ -132,7 +132,7 @@ def test_sigkill_of_the_aggregator(tmp_path: Path, transactional: bool) -> None:
 def test_sigkill_of_the_broker(tmp_path: Path) -> None:
     """In the middle of transactions: when the broker is back each line is there exactly once."""
     need("kafka", "java")
-    with Kafka(tmp_path / "kafka") as kafka:
+    with Kafka(tmp_path / "kafka", apart=True) as kafka:
         kafka.create_topic("kills", 3)
         program, port = _flow(tmp_path, kafka, "kills", True)
         with program:

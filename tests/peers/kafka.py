@@ -5,6 +5,9 @@
         kafka.kill9(); kafka.start()            # a dead broker's session has to end first: 5 to 11 s
         kafka.consume("readings", committed=True)
 
+`apart=True`: the controller is a process of its own and is not killed with the broker. One that is both and dies right
+after a transaction may come back without having finished it (docs/kafka.md, "A hole in Kafka").
+
 `shared_kafka()` is the one that every test of a run may use and nobody may stop; make topics with names of your own.
 With `users` a second listener, `secured`, takes SASL/PLAIN (`tls`: over TLS, clients trust `ca`), and what those
 users may do is up to `acl` or `allow`; the plain listener is the superuser's.
@@ -60,6 +63,43 @@ class Record(NamedTuple):
     time: int
 
 
+class Controller(Server):
+    """The part that keeps a cluster's metadata."""
+
+    start_seconds = 90.0
+
+    def __init__(self, folder: Path, port: int, classpath: str) -> None:
+        super().__init__("kafka-controller", folder)
+        self.port, self.classpath = port, classpath
+        self.file = folder / "controller.properties"
+
+    def configure(self) -> None:
+        settings = {
+            "process.roles": "controller",
+            "node.id": 2,
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.port}",
+            "listeners": f"CONTROLLER://127.0.0.1:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": self.folder / "controller",
+            "broker.session.timeout.ms": 2000,
+        }
+        self.file.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        if not (self.folder / "controller").exists():
+            storage = ["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER, "-c", str(self.file)]
+            jars.run("java", *jars.LEAN, QUIET, "-cp", self.classpath, *storage)
+
+    def command(self) -> Sequence[str]:
+        log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+        return ["java", "-Xmx192m", *jars.LEAN, log, "-cp", self.classpath, "kafka.Kafka", str(self.file)]
+
+    def ready(self) -> bool:
+        return answers(self.port)
+
+    def stop(self) -> int:
+        self.kill9()
+        return 0
+
+
 class Kafka(Server):
     """At `bootstrap`; with `users` (name -> password) also at `secured`."""
 
@@ -67,8 +107,9 @@ class Kafka(Server):
     stop_seconds = 30.0
 
     def __init__(
-        self, folder: Path, *, users: Mapping[str, str] | None = None, tls: bool = False, name: str = "kafka"
-    ) -> None:
+        self, folder: Path, *, users: Mapping[str, str] | None = None, tls: bool = False, apart: bool = False,
+        name: str = "kafka",
+    ) -> None:  # fmt: skip
         super().__init__(name, folder)
         self.port, self.controller, self.secured_port = free_port(), free_port(), free_port()
         self.users, self.tls = dict(users or {}), tls
@@ -76,6 +117,7 @@ class Kafka(Server):
         self.properties: dict[str, object] = {}
         """More of server.properties, for the next start."""
         self.classpath = jars.jars("kafka")
+        self.apart = Controller(folder, self.controller, self.classpath) if apart else None
 
     @property
     def bootstrap(self) -> str:
@@ -93,7 +135,13 @@ class Kafka(Server):
         file.write_text("".join(f"{key}={value}\n" for key, value in (self._server() | self.properties).items()))
         if not (self.folder / "data").exists():
             progress("formatting kafka")
-            self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER, "-c", str(file))
+            how = "--no-initial-controllers" if self.apart else "--standalone"
+            self._java("kafka.tools.StorageTool", "format", how, "-t", CLUSTER, "-c", str(file))
+
+    def launch(self) -> None:
+        if self.apart and not self.apart.running:
+            self.apart.start()
+        super().launch()
 
     def _make_certificate(self) -> None:
         key, plain = self.folder / "key.pem", self.folder / "key8.pem"
@@ -109,10 +157,10 @@ class Kafka(Server):
         ports = {"PLAINTEXT": self.port, "SECURED": self.secured_port}
         listeners = ",".join(f"{name}://127.0.0.1:{ports[name]}" for name in names)
         settings: dict[str, object] = {
-            "process.roles": "broker,controller",
+            "process.roles": "broker" if self.apart else "broker,controller",
             "node.id": 1,
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.controller}",
-            "listeners": f"{listeners},CONTROLLER://127.0.0.1:{self.controller}",
+            "listeners": listeners if self.apart else f"{listeners},CONTROLLER://127.0.0.1:{self.controller}",
             "advertised.listeners": listeners,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
@@ -158,6 +206,13 @@ class Kafka(Server):
         """SIGKILL, which Kafka survives; an orderly end takes it seconds."""
         self.kill9()
         return 0
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            super().__exit__()
+        finally:
+            if self.apart:
+                self.apart.__exit__()
 
     # Kafka's own tools.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import fastavro
@@ -124,8 +124,8 @@ class Road:
         found: list[Reading] = []
         for path in sorted((self.folder / name / "avro").rglob("*")):
             if path.is_file() and not path.name.startswith((".", "_")) and path.stat().st_size:
-                with path.open("rb") as file:
-                    found += [(e["headers"].get("topic", ""), e["body"].decode()) for e in _reader(file)]
+                with path.open("rb") as file, suppress(EOFError):  # its last block may be on its way
+                    found.extend((e["headers"].get("topic", ""), e["body"].decode()) for e in _reader(file))
         return found
 
     def settle(self, sent: Counter[Reading], seconds: float = 60) -> None:

@@ -61,7 +61,8 @@ def shared(name: str, make: Callable[[Path], One]) -> One:
             server.let_go()
             known.write_bytes(pickle.dumps(server))
     found: One = pickle.loads(known.read_bytes())
-    LIVE.append(found)
+    if all(known.folder != found.folder for known in LIVE):
+        LIVE.append(found)
     return found
 
 

@@ -359,7 +359,7 @@ def test_a_topic_that_is_not_there() -> None:
 def test_a_broker_that_is_down(tmp_path: Path) -> None:
     """Down at start, then there, SIGKILLed and back: it waits, says so, and takes each record once."""
     need("kafka", "java")
-    kafka = Kafka(tmp_path / "kafka")
+    kafka = Kafka(tmp_path / "kafka", apart=True)
     with kafka:
         topic = Topic(kafka)
         topic.put("a")
