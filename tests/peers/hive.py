@@ -125,6 +125,9 @@ class HiveServer2(Server):
         site(self.conf / "core-site.xml", {"fs.defaultFS": "file:///"})
         keys = {
             "hive.metastore.uris": self.metastore.url,
+            # It places new databases itself; by default in /user/hive/warehouse of whatever machine this is.
+            "hive.metastore.warehouse.dir": self.metastore.warehouse,
+            "hive.metastore.warehouse.external.dir": self.metastore.warehouse,
             "hive.server2.thrift.bind.host": "127.0.0.1",
             "hive.server2.thrift.port": self.port,
             "hive.server2.webui.port": -1,
@@ -137,6 +140,7 @@ class HiveServer2(Server):
             "tez.ignore.lib.uris": True,
             "tez.staging-dir": f"file://{scratch}/tez",
             "hive.tez.container.size": 256,
+            "hive.user.install.directory": f"file://{scratch}",
             "hive.exec.scratchdir": f"file://{scratch}",
             "hive.exec.local.scratchdir": self.folder / "local",
             "hive.query.results.cache.enabled": False,
