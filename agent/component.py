@@ -42,6 +42,7 @@ EXTRAS = {
     "confluent_kafka": "kafka",
     "pymysql": "sql",
     "psycopg": "sql",
+    "google_crc32c": "topics",
 }
 
 
