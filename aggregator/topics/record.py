@@ -31,15 +31,6 @@ class Record(NamedTuple):
     headers: tuple[tuple[str, bytes | None], ...]
 
 
-class Encoded(NamedTuple):
-    """Records back to back, and what their batch's header says of them."""
-
-    payload: bytes
-    count: int
-    base_time: int
-    max_time: int
-
-
 def varint(number: int) -> bytes:
     """A signed number as zig-zag varint. ValueError if it has more than 64 bits."""
     if not -(1 << 63) <= number < 1 << 63:
@@ -62,8 +53,9 @@ def number(value: int) -> bytes:
     return _VARINTS[value] if -_SMALL <= value < _SMALL else varint(value)
 
 
-def encode(records: Iterable[tuple[int, bytes | None, bytes | None, Headers]]) -> Encoded:
-    """(time, key, value, headers) each -> what follows a batch's header. ValueError: a time has more than 64 bits."""
+def encode(records: Iterable[tuple[int, bytes | None, bytes | None, Headers]]) -> tuple[bytes, int, int, int]:
+    """(time, key, value, headers) each -> (the records of a batch, their count, its base time, its greatest time).
+    ValueError: a number has more than 64 bits."""
     out: list[bytes] = []
     base = latest = last_time = delta = 0
     since = b"\0"
@@ -92,7 +84,7 @@ def encode(records: Iterable[tuple[int, bytes | None, bytes | None, Headers]]) -
         )
         out += (number(len(record)), record)
         delta += 1
-    return Encoded(b"".join(out), delta, base, latest)
+    return b"".join(out), delta, base, latest
 
 
 def _encode_headers(headers: Headers) -> bytes:
@@ -107,19 +99,17 @@ def _encode_headers(headers: Headers) -> bytes:
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
     """(number, position after it). IndexError if the data ends in it, TopicsError if it has more than 64 bits."""
     byte = data[at]
-    at += 1
-    value = byte & 0x7F
-    shift = 7
-    while byte > 0x7F:
-        if shift > 63:
-            raise damaged("a number has more than 64 bits")
-        byte = data[at]
+    if byte < 0x80:
+        return (byte >> 1) ^ -(byte & 1), at + 1
+    value, shift = byte & 0x7F, 7
+    while byte > 0x7F and shift < 70:
         at += 1
+        byte = data[at]
         value |= (byte & 0x7F) << shift
         shift += 7
-    if value >> 64:
+    if byte > 0x7F or value >> 64:
         raise damaged("a number has more than 64 bits")
-    return (value >> 1) ^ -(value & 1), at
+    return (value >> 1) ^ -(value & 1), at + 1
 
 
 def damaged(why: str) -> TopicsError:
@@ -130,31 +120,27 @@ def damaged(why: str) -> TopicsError:
 def walk(data: bytes, count: int, base_offset: int, base_time: int) -> Iterator[tuple[int, Record]]:
     """(position behind it, record) each. TopicsError CORRUPT_MESSAGE unless `count` records fill the data exactly."""
     at = 0
+    coded: bytes = b"\0"
+    headers: tuple[tuple[str, bytes | None], ...] = ()
     try:
         for _ in range(count):
             size, at = read_varint(data, at)
             end = at + size
-            if size < 0 or end > len(data):
-                raise damaged("a record runs past its end")
-            record, at = _read(data, at + 1, base_offset, base_time)
+            time, at = read_varint(data, at + 1)
+            offset, at = read_varint(data, at)
+            key, at = _read_bytes(data, at)
+            value, at = _read_bytes(data, at)
+            if not data.startswith(coded, at):  # nearly always those of the last record
+                headers, behind = _read_headers(data, at)
+                coded = data[at:behind]
+            at += len(coded)
             if at != end:
                 raise damaged("a record's length doesn't fit what is in it")
-            yield at, record
+            yield at, Record(base_offset + offset, base_time + time, key, value, headers)
     except IndexError:
         raise damaged(f"its data ends before {count} records do") from None
     if at != len(data):
         raise damaged(f"{len(data) - at} bytes follow its {count} records")
-
-
-def _read(data: bytes, at: int, base_offset: int, base_time: int) -> tuple[Record, int]:
-    time, at = read_varint(data, at)
-    offset, at = read_varint(data, at)
-    key, at = _read_bytes(data, at)
-    value, at = _read_bytes(data, at)
-    if data[at] == 0:
-        return Record(base_offset + offset, base_time + time, key, value, ()), at + 1
-    headers, at = _read_headers(data, at)
-    return Record(base_offset + offset, base_time + time, key, value, headers), at
 
 
 def _read_bytes(data: bytes, at: int) -> tuple[bytes | None, int]:

@@ -69,7 +69,7 @@ class Header(NamedTuple):
     producer_id: int
     producer_epoch: int
     base_sequence: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuples have a method of this name
 
     @property
     def size(self) -> int:
