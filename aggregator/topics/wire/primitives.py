@@ -39,9 +39,9 @@ class Input:
     __slots__ = ("at", "data", "end", "items")
 
     def __init__(self, data: Data) -> None:
-        self.data, self.at, self.end, self.items = data, 0, len(data), MAX_ITEMS
+        self.data, self.at, self.end, self.items = memoryview(data), 0, len(data), MAX_ITEMS
 
-    def take(self, size: int) -> Data:
+    def take(self, size: int) -> memoryview:
         """The next `size` bytes, as a slice."""
         at = self.at
         end = at + size
