@@ -1,0 +1,1 @@
+"""Consumer groups: Kafka's classic group protocol, in memory, without I/O."""

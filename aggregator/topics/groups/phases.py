@@ -1,0 +1,282 @@
+"""The phases of a group and what moves it from one to the next; the requests are in `group`.
+
+    Empty -> PreparingRebalance     a member joins; the very first ones are waited for (`initial_delay`)
+    PreparingRebalance              every member has to join; who doesn't before the longest rebalance timeout is out,
+                                    static members are left their session
+    -> CompletingRebalance          a new generation: all JoinGroups are answered, the leader gets the members' metadata
+    -> Stable                       the leader's SyncGroup brings the assignments: all SyncGroups are answered
+    Stable, CompletingRebalance -> PreparingRebalance      a member comes, goes, changes, or doesn't sync in time
+    PreparingRebalance -> Empty     nobody is left
+    any -> Dead                     deleted, or the service closes
+
+(Kafka: GroupCoordinator.prepareRebalance, onCompleteJoin, onExpirePendingSync, DelayedJoin.) Two promises are added to
+Kafka's: every request that waits is answered, also if its member is removed, replaced or asks again; and a member whose
+connection is lost while it waits counts as one that has yet to come back, so that nobody waits for a leader that is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from aggregator.topics.errors import Code
+from aggregator.topics.groups import bodies
+from aggregator.topics.groups.bodies import Body, join_refused, sync_refused
+from aggregator.topics.groups.member import CallLater, Member, Timer, answer
+from aggregator.topics.groups.roster import Roster
+from aggregator.topics.groups.state import NEW_MEMBER_SECONDS, Limits, State
+from aggregator.topics.groups.subscription import topics_of
+
+
+class Phases:
+    """One group's state, generation and timers. `protocol` is the assignor of this generation, "" without one.
+
+    `rested` is called with the name each time the group has been empty for a while.
+    """
+
+    def __init__(self, name: str, call_later: CallLater, limits: Limits, rested: Callable[[str], None]) -> None:
+        self.name = name
+        self.limits = limits
+        self._rested = rested
+        self.state = State.EMPTY
+        self.generation = 0
+        self.protocol = ""
+        self.topics: frozenset[str] | None = None
+        self.roster = Roster()
+        self._later = call_later
+        self._timer: Timer | None = None
+        self._opening = False
+        self._grown = False
+        self._unsynced: set[str] = set()
+
+    # -- a member's presence
+
+    def enter(self, member: Member, protocol_type: str) -> asyncio.Future[Body]:
+        """A new member; the future is its JoinGroup's answer."""
+        self._grown = self._grown or (self.state is State.PREPARING and self.generation == 0)
+        self.roster.add(member, protocol_type)
+        waiting = self.wait_join(member)
+        self._watch(member, NEW_MEMBER_SECONDS)
+        self.rebalance()
+        return waiting
+
+    def wait_join(self, member: Member) -> asyncio.Future[Body]:
+        """The member asks to join the next generation; an older request of it is told to come again."""
+        answer(member.joining, join_refused(Code.REBALANCE_IN_PROGRESS, member.id))
+        member.joining = asyncio.get_running_loop().create_future()
+        member.joining.add_done_callback(partial(self._gone, member))
+        return member.joining
+
+    def wait_sync(self, member: Member) -> asyncio.Future[Body]:
+        """The member asks for its assignment."""
+        answer(member.syncing, sync_refused(Code.REBALANCE_IN_PROGRESS))
+        member.syncing = asyncio.get_running_loop().create_future()
+        member.syncing.add_done_callback(partial(self._gone, member))
+        return member.syncing
+
+    def _gone(self, member: Member, waiting: asyncio.Future[Body]) -> None:
+        """The connection was lost: the member isn't waiting any more, it has its session to come back."""
+        if not waiting.cancelled():
+            return
+        if member.joining is waiting:
+            member.joining = None
+        elif member.syncing is waiting:
+            member.syncing = None
+        else:
+            return
+        if self.roster.members.get(member.id) is member:
+            self.alive(member)
+
+    def alive(self, member: Member) -> None:
+        """A sign of life: the session begins anew."""
+        self._watch(member, member.session_ms / 1000)
+
+    def _watch(self, member: Member, seconds: float) -> None:
+        if member.timer is not None:
+            member.timer.cancel()
+        member.timer = self._later(seconds, self._expired, member)
+
+    def _expired(self, member: Member) -> None:
+        member.timer = None
+        if member.new or not member.waits:
+            self.remove(member)
+
+    def remove(self, member: Member) -> None:
+        """It left, or its session is over."""
+        self._drop(member)
+        if self.state is State.PREPARING:
+            self.try_join()
+        else:
+            self.rebalance()
+
+    def _drop(self, member: Member) -> None:
+        self.roster.remove(member)
+        self._unsynced.discard(member.id)
+        self.dismiss(member, Code.UNKNOWN_MEMBER_ID)
+
+    def dismiss(self, member: Member, code: Code) -> None:
+        """Answer what waits, with an error, and stop the member's timer."""
+        joining, syncing = member.joining, member.syncing
+        member.joining = member.syncing = None
+        answer(joining, join_refused(code, member.id if code is Code.FENCED_INSTANCE_ID else ""))
+        answer(syncing, sync_refused(code))
+        if member.timer is not None:
+            member.timer.cancel()
+            member.timer = None
+
+    # -- ids given out, whose second JoinGroup is to come (KIP-394)
+
+    def reserve(self, member_id: str, seconds: float) -> None:
+        """Wait for the id's JoinGroup; the oldest id gives way if there are as many as members allowed."""
+        if len(self.roster.pending) >= self.limits.members:
+            self.release(next(iter(self.roster.pending)))
+        self.roster.pending[member_id] = self._later(seconds, self.release, member_id)
+
+    def release(self, member_id: str) -> None:
+        """The id isn't waited for any more."""
+        self.roster.pending.pop(member_id).cancel()
+        self.try_join()
+
+    # -- PreparingRebalance
+
+    def rebalance(self) -> None:
+        """Begin, unless it has begun. SyncGroups that wait are told to join again."""
+        if self.state not in (State.EMPTY, State.COMPLETING, State.STABLE):
+            return
+        if self.state is State.COMPLETING:
+            self._answer_syncs(Code.REBALANCE_IN_PROGRESS)
+        self._unsynced.clear()
+        self._opening, self.state = self.state is State.EMPTY, State.PREPARING
+        patience = self.roster.rebalance_seconds
+        if self._opening:
+            delay = self.limits.initial_delay
+            self._arm(delay, self._opened, max(patience - delay, 0))
+        else:
+            self._arm(patience, self._complete_join)
+            self.try_join()
+
+    def _opened(self, left: float) -> None:
+        """The first ones were waited for; if more came meanwhile, others may be on their way (KIP-134)."""
+        if self._grown and left > 0:
+            self._grown = False
+            delay = min(self.limits.initial_delay, left)
+            self._arm(delay, self._opened, left - delay)
+        else:
+            self._complete_join()
+
+    def try_join(self) -> None:
+        """Go on if nobody is waited for any more."""
+        if self.state is State.PREPARING and not self._opening and self.roster.complete:
+            self._complete_join()
+
+    def _complete_join(self) -> None:
+        """All who will come have come."""
+        self._opening = self._grown = False
+        for member in self.roster.awaited:
+            if member.instance_id is None:
+                self._drop(member)
+        if not self.roster.members:
+            self._emptied()
+        elif self.roster.elect():
+            self._next_generation()
+        else:
+            self._arm(self.roster.rebalance_seconds, self._complete_join)
+
+    def _emptied(self) -> None:
+        self.generation += 1
+        self.state, self.protocol, self.topics = State.EMPTY, "", frozenset()
+        self.rest()
+
+    def rest(self) -> None:
+        """Nobody is there; say so after a while."""
+        if self.state is State.EMPTY:
+            self._arm(self.limits.empty_seconds, self._rested, self.name)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be missed but the count of generations."""
+        return self.state is State.EMPTY and not self.roster.pending
+
+    def _next_generation(self) -> None:
+        roster = self.roster
+        self.generation += 1
+        self.state, self.protocol = State.COMPLETING, roster.selected()
+        self.topics = self._subscribed()
+        self._unsynced = set(roster.members)
+        for member in roster.members.values():
+            waiting, member.joining, member.new = member.joining, None, False
+            answer(waiting, self.joined(member))
+            self.alive(member)
+        self._arm(roster.rebalance_seconds, self._sync_late)
+
+    def _subscribed(self) -> frozenset[str] | None:
+        """All members' topics; None if that can't be said."""
+        if self.roster.protocol_type != "consumer":
+            return None
+        topics = [topics_of(member.metadata(self.protocol)) for member in self.roster.members.values()]
+        return None if None in topics else frozenset().union(*(one for one in topics if one is not None))
+
+    def joined(self, member: Member) -> Body:
+        """The JoinGroup answer of this generation."""
+        members = self.roster.members.values() if member.id == self.roster.leader else ()
+        return bodies.joined(
+            member, self.generation, self.roster.protocol_type, self.protocol, self.roster.leader, members
+        )
+
+    # -- CompletingRebalance and Stable
+
+    def synced(self, member: Member) -> Body:
+        """The SyncGroup answer of this generation."""
+        return bodies.synced(self.roster.protocol_type, self.protocol, member.assignment)
+
+    def has_synced(self, member: Member) -> None:
+        """Its SyncGroup came; once all have come, nobody can be late."""
+        self._unsynced.discard(member.id)
+        if not self._unsynced:
+            self._disarm()
+
+    def assign(self, assignments: dict[str, bytes] | None) -> None:
+        """The leader's SyncGroup: too much of it (None) is an error for all, as where Kafka can't write it down."""
+        if assignments is None:
+            self._answer_syncs(Code.UNKNOWN_SERVER_ERROR)
+            self.rebalance()
+            return
+        self.roster.assign(assignments)
+        self.state = State.STABLE
+        self._answer_syncs(Code.NONE)
+
+    def _answer_syncs(self, code: Code) -> None:
+        if code is not Code.NONE:
+            self.roster.assign({})
+        for member in self.roster.members.values():
+            waiting, member.syncing = member.syncing, None
+            if waiting is not None:
+                answer(waiting, sync_refused(code) if code is not Code.NONE else self.synced(member))
+                self.alive(member)
+
+    def _sync_late(self) -> None:
+        """Who joined and never asked for its assignment is out (KAFKA-9752)."""
+        for member_id in list(self._unsynced):
+            self._drop(self.roster.members[member_id])
+        self.rebalance()
+
+    # -- ends
+
+    def _arm(self, seconds: float, function: object, *arguments: object) -> None:
+        self._disarm()
+        self._timer = self._later(seconds, function, *arguments)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def die(self, code: Code) -> None:
+        """Deleted or closed: all who wait get `code`, and no timer fires any more."""
+        self.state = State.DEAD
+        self._disarm()
+        for member in self.roster.members.values():
+            self.dismiss(member, code)
+        for timer in self.roster.pending.values():
+            timer.cancel()

@@ -1,0 +1,37 @@
+"""The states of a group, by their Kafka names, and the bounds of all groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+NEW_MEMBER_SECONDS = 300.0
+"""How long the first JoinGroup of a member may wait: its sender, if gone, can't be told by missing heartbeats."""
+
+
+class State(StrEnum):
+    """As DescribeGroups and ListGroups say it."""
+
+    EMPTY = "Empty"
+    PREPARING = "PreparingRebalance"
+    COMPLETING = "CompletingRebalance"
+    STABLE = "Stable"
+    DEAD = "Dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds, and Kafka's broker settings that matter here.
+
+    group_bytes: metadata and, again, assignments of one group (Kafka's bound is message.max.bytes of its own topic).
+    bytes: of all groups. groups: in memory; those that only have offsets don't count. initial_delay: Kafka's is 3 s,
+    meant for many machines. empty_seconds: how long a group without members and offsets is remembered.
+    """
+
+    members: int = 500
+    groups: int = 1000
+    group_bytes: int = 1 << 20
+    bytes: int = 64 << 20
+    session_seconds: tuple[float, float] = (6, 1800)
+    initial_delay: float = 0.2
+    empty_seconds: float = 600
