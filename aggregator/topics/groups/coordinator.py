@@ -111,7 +111,7 @@ class Coordinator:
         found = self._groups.get(group)
         if found is not None:
             return found.describe()
-        return described(group, State.EMPTY if group in self._kept else State.DEAD)
+        return described(group, str(State.EMPTY if group in self._kept else State.DEAD))
 
     def groups(self, states: Collection[str] = ()) -> list[dict[str, Any]]:
         """ListGroups: group_id, protocol_type, group_state; those in one of `states`, any case, or all."""

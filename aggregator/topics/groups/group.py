@@ -1,4 +1,4 @@
-"""What each request does in each phase of one group (Kafka: GroupCoordinator.doJoinGroup, doSyncGroup and the others)."""
+"""What each request does in each phase of one group (Kafka: GroupCoordinator.doJoinGroup, doSyncGroup ...)."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class Group(Phases):
         so that a leader which comes back doesn't assign what nobody would get.
         """
         leader, before = self.roster.leader, member.protocols
-        self.dismiss(member, Code.FENCED_INSTANCE_ID)
+        self.sessions.end(member, Code.FENCED_INSTANCE_ID)
         self.roster.rename(member, member_id)
         self.roster.update(member, join)
         member.new = False
-        self.alive(member)
+        self.sessions.alive(member)
         if self.state is State.STABLE and self._same(member, before):
             return bodies.joined(member, self.generation, self.roster.protocol_type, self.protocol, leader)
-        waiting = self.wait_join(member)
+        waiting = self.sessions.wait_join(member)
         self.rebalance()
         return waiting
 
@@ -95,7 +95,7 @@ class Group(Phases):
         if self._nothing_new(member, join):
             return self.joined(member)
         roster.update(member, join)
-        waiting = self.wait_join(member)
+        waiting = self.sessions.wait_join(member)
         self.rebalance()
         return waiting
 
@@ -125,9 +125,9 @@ class Group(Phases):
     def _sync(self, member: Member, assignments: dict[str, bytes] | None) -> Answer:
         self.has_synced(member)
         if self.state is State.STABLE:
-            self.alive(member)
+            self.sessions.alive(member)
             return self.synced(member)
-        waiting = self.wait_sync(member)
+        waiting = self.sessions.wait_sync(member)
         if member.id == self.roster.leader:
             self.assign(assignments)
         return waiting
@@ -156,7 +156,7 @@ class Group(Phases):
         code = self.current(member_id, instance_id, generation)
         if code is not Code.NONE:
             return code
-        self.alive(self.roster.members[member_id])
+        self.sessions.alive(self.roster.members[member_id])
         return Code.REBALANCE_IN_PROGRESS if self.state is State.PREPARING else Code.NONE
 
     def check(self, member_id: str, instance_id: str | None, generation: int, transactional: bool) -> Code:
@@ -169,7 +169,7 @@ class Group(Phases):
         if code is Code.NONE and not transactional:
             if self.state is State.COMPLETING:
                 return Code.REBALANCE_IN_PROGRESS
-            self.alive(self.roster.members[member_id])
+            self.sessions.alive(self.roster.members[member_id])
         return code
 
     def leave(self, member_id: str, instance_id: str | None) -> Code:

@@ -9,23 +9,21 @@
     PreparingRebalance -> Empty     nobody is left
     any -> Dead                     deleted, or the service closes
 
-(Kafka: GroupCoordinator.prepareRebalance, onCompleteJoin, onExpirePendingSync, DelayedJoin.) Two promises are added to
-Kafka's: every request that waits is answered, also if its member is removed, replaced or asks again; and a member whose
-connection is lost while it waits counts as one that has yet to come back, so that nobody waits for a leader that is gone.
+(Kafka: GroupCoordinator.prepareRebalance, onCompleteJoin, onExpirePendingSync, DelayedJoin.)
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 from aggregator.topics.errors import Code
 from aggregator.topics.groups import bodies
-from aggregator.topics.groups.bodies import Body, join_refused, sync_refused
+from aggregator.topics.groups.bodies import Body, sync_refused
 from aggregator.topics.groups.member import CallLater, Member, Timer, answer
 from aggregator.topics.groups.roster import Roster
-from aggregator.topics.groups.state import NEW_MEMBER_SECONDS, Limits, State
+from aggregator.topics.groups.sessions import Sessions
+from aggregator.topics.groups.state import Limits, State
 from aggregator.topics.groups.subscription import topics_of
 
 
@@ -44,6 +42,7 @@ class Phases:
         self.protocol = ""
         self.topics: frozenset[str] | None = None
         self.roster = Roster()
+        self.sessions = Sessions(call_later, self.remove)
         self._later = call_later
         self._timer: Timer | None = None
         self._opening = False
@@ -56,51 +55,10 @@ class Phases:
         """A new member; the future is its JoinGroup's answer."""
         self._grown = self._grown or (self.state is State.PREPARING and self.generation == 0)
         self.roster.add(member, protocol_type)
-        waiting = self.wait_join(member)
-        self._watch(member, NEW_MEMBER_SECONDS)
+        waiting = self.sessions.wait_join(member)
+        self.sessions.begin(member)
         self.rebalance()
         return waiting
-
-    def wait_join(self, member: Member) -> asyncio.Future[Body]:
-        """The member asks to join the next generation; an older request of it is told to come again."""
-        answer(member.joining, join_refused(Code.REBALANCE_IN_PROGRESS, member.id))
-        member.joining = asyncio.get_running_loop().create_future()
-        member.joining.add_done_callback(partial(self._gone, member))
-        return member.joining
-
-    def wait_sync(self, member: Member) -> asyncio.Future[Body]:
-        """The member asks for its assignment."""
-        answer(member.syncing, sync_refused(Code.REBALANCE_IN_PROGRESS))
-        member.syncing = asyncio.get_running_loop().create_future()
-        member.syncing.add_done_callback(partial(self._gone, member))
-        return member.syncing
-
-    def _gone(self, member: Member, waiting: asyncio.Future[Body]) -> None:
-        """The connection was lost: the member isn't waiting any more, it has its session to come back."""
-        if not waiting.cancelled():
-            return
-        if member.joining is waiting:
-            member.joining = None
-        elif member.syncing is waiting:
-            member.syncing = None
-        else:
-            return
-        if self.roster.members.get(member.id) is member:
-            self.alive(member)
-
-    def alive(self, member: Member) -> None:
-        """A sign of life: the session begins anew."""
-        self._watch(member, member.session_ms / 1000)
-
-    def _watch(self, member: Member, seconds: float) -> None:
-        if member.timer is not None:
-            member.timer.cancel()
-        member.timer = self._later(seconds, self._expired, member)
-
-    def _expired(self, member: Member) -> None:
-        member.timer = None
-        if member.new or not member.waits:
-            self.remove(member)
 
     def remove(self, member: Member) -> None:
         """It left, or its session is over."""
@@ -113,17 +71,7 @@ class Phases:
     def _drop(self, member: Member) -> None:
         self.roster.remove(member)
         self._unsynced.discard(member.id)
-        self.dismiss(member, Code.UNKNOWN_MEMBER_ID)
-
-    def dismiss(self, member: Member, code: Code) -> None:
-        """Answer what waits, with an error, and stop the member's timer."""
-        joining, syncing = member.joining, member.syncing
-        member.joining = member.syncing = None
-        answer(joining, join_refused(code, member.id if code is Code.FENCED_INSTANCE_ID else ""))
-        answer(syncing, sync_refused(code))
-        if member.timer is not None:
-            member.timer.cancel()
-            member.timer = None
+        self.sessions.end(member, Code.UNKNOWN_MEMBER_ID)
 
     # -- ids given out, whose second JoinGroup is to come (KIP-394)
 
@@ -207,7 +155,7 @@ class Phases:
         for member in roster.members.values():
             waiting, member.joining, member.new = member.joining, None, False
             answer(waiting, self.joined(member))
-            self.alive(member)
+            self.sessions.alive(member)
         self._arm(roster.rebalance_seconds, self._sync_late)
 
     def _subscribed(self) -> frozenset[str] | None:
@@ -253,7 +201,7 @@ class Phases:
             waiting, member.syncing = member.syncing, None
             if waiting is not None:
                 answer(waiting, sync_refused(code) if code is not Code.NONE else self.synced(member))
-                self.alive(member)
+                self.sessions.alive(member)
 
     def _sync_late(self) -> None:
         """Who joined and never asked for its assignment is out (KAFKA-9752)."""
@@ -277,6 +225,6 @@ class Phases:
         self.state = State.DEAD
         self._disarm()
         for member in self.roster.members.values():
-            self.dismiss(member, code)
+            self.sessions.end(member, code)
         for timer in self.roster.pending.values():
             timer.cancel()

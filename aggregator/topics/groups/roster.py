@@ -12,7 +12,7 @@ from aggregator.topics.groups.member import Join, Member, Timer, size_of
 
 
 class Roster:
-    """`pending`: ids given out with MEMBER_ID_REQUIRED, whose second JoinGroup is to come. `bytes`: the clients' data."""
+    """`pending`: ids given out with MEMBER_ID_REQUIRED, whose second JoinGroup is to come. `bytes`: of the clients."""
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-NEW_MEMBER_SECONDS = 300.0
-"""How long the first JoinGroup of a member may wait: its sender, if gone, can't be told by missing heartbeats."""
-
 
 class State(StrEnum):
     """As DescribeGroups and ListGroups say it."""
