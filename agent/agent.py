@@ -1,8 +1,8 @@
 """Agent: builds what a flow describes, opens it, runs it, drains it, closes it; takes up a new flow as a diff.
 
-Opened in this order: channels, sinks, services, sources; closed the other way round, so that nothing is taken in that
-could not go on. Channels are opened here and must open; everything else lives in a task of its own, which waits its
-failures out (agent/runner.py, agent/sink_runner.py). A ChannelError in any of them ends the agent.
+Opened in this order: channels, services, sinks, sources, and closed the other way round, so that nothing is taken in
+that could not go on. Channels are opened here and must open; everything else lives in a task of its own, which waits
+its failures out (agent/runner.py, agent/sink_runner.py). A ChannelError in any of them ends the agent.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Agent:
         self.flow = flow
         self.metrics = Metrics()
         self.channels: dict[str, Channel] = {}
-        self.builder = Builder(flow.agent, self.metrics, self.channels, lambda: self.ready)
+        self.builder = Builder(flow.agent, self.metrics, self.channels, lambda: self.ready, self.services)
         self.parts: dict[tuple[str, str], Part] = {}
         self._group = asyncio.TaskGroup()
         self._ended: asyncio.Future[None] | None = None
@@ -73,6 +73,11 @@ class Agent:
             return part.runner.component
         sinks = [sink for runner in runners if isinstance(runner, SinkRunner) for sink in runner.sinks]
         return next((sink for sink in sinks if sink.name == name), None) if kind == "sinks" else None
+
+    def services(self) -> dict[str, Component]:
+        """Those that run, by name; one that waits for its next try is not open."""
+        found = {name: part.runner for (kind, name), part in self.parts.items() if kind == "services"}
+        return {name: one.component for name, one in found.items() if isinstance(one, Runner) and one.component}
 
     # -- life
 

@@ -30,6 +30,8 @@ Backoffs = tuple[float, float]
 
 def part_specs(flow: Flow) -> Iterable[tuple[tuple[str, str], PartSpec]]:
     """((kind, name), spec) of every part of a flow, in the order of opening."""
+    for service in flow.services.values():
+        yield ("services", service.name), service
     grouped = {sink for group in flow.groups.values() for sink in group.sinks}
     keepers = Counter(sink.channel for sink in flow.sinks.values() if getattr(sink.cls, "keeps_receipt", False))
     for group in flow.groups.values():
@@ -38,8 +40,6 @@ def part_specs(flow: Flow) -> Iterable[tuple[tuple[str, str], PartSpec]]:
     for name, sink in flow.sinks.items():
         if name not in grouped:
             yield ("sinks", name), (None, (sink,), keepers[sink.channel] < 2)
-    for service in flow.services.values():
-        yield ("services", service.name), service
     for source in flow.sources.values():
         yield ("sources", source.name), source
 
@@ -48,14 +48,15 @@ class Builder:
     """Makes components of one agent. `channels` are those that are open, by name."""
 
     def __init__(
-        self, agent: str, metrics: Metrics, channels: Mapping[str, Channel], ready: Callable[[], bool]
-    ) -> None:
-        self.agent, self.metrics, self.channels, self.ready = agent, metrics, channels, ready
+        self, agent: str, metrics: Metrics, channels: Mapping[str, Channel], ready: Callable[[], bool],
+        services: Callable[[], Mapping[str, Component]],
+    ) -> None:  # fmt: skip
+        self.agent, self.metrics, self.channels, self.ready, self.services = agent, metrics, channels, ready, services
 
     def make(self, spec: Spec) -> Component:
         """A component that is not open yet."""
         component = spec.cls(spec.name, spec.config)
-        component.agent = self.agent
+        component.agent, component.services = self.agent, self.services
         return component
 
     def runner(self, spec: PartSpec, restart: Backoffs) -> tuple[Runner | SinkRunner, frozenset[str]]:

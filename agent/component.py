@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import logging
 import pkgutil
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -46,12 +47,18 @@ EXTRAS = {
 }
 
 
+def _no_services() -> Mapping[str, Component]:
+    return {}
+
+
 class Component:
     """Made by the agent from its Config; `async with` opens and closes it. Nothing is opened in __init__."""
 
     Config: ClassVar[type[AnyConfig]] = AnyConfig
     agent: str = "agent"
     """The name of the agent it belongs to; set by the agent before `open`."""
+    services: Callable[[], Mapping[str, Component]] = staticmethod(_no_services)
+    """The agent's services by name, as they are now, open or not; set by the agent before `open`."""
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         self.name, self.config = name, config
