@@ -168,6 +168,7 @@ class Client:
             "Content-Type": keys.contentType, "Accept": keys.accept, "User-Agent": f"headrace/{VERSION}",
         }  # fmt: skip
         self.connection: http.client.HTTPConnection | None = None
+        self.aborted = False
 
     def post(self, body: bytes) -> int:
         """The status code of an answer. DeliveryError if nobody answers.
@@ -183,12 +184,13 @@ class Client:
             try:
                 return self._post(body)
             except BROKEN:
-                if not kept:
+                if self.aborted or not kept:
                     raise
             return self._post(body)
 
     def abort(self) -> None:
-        """Break the connection, whoever waits for it."""
+        """Break the connection, whoever waits for it; what is being posted isn't posted again."""
+        self.aborted = True
         connection, self.connection = self.connection, None
         if connection and connection.sock:
             try:
@@ -203,7 +205,7 @@ class Client:
             connection.request("POST", self.target, body, self.headers)
             answer = connection.getresponse()
             answer.read(MOST_ANSWER)
-            done = answer.isclosed()
+            done = answer.isclosed() and connection.sock is not None  # the server may have said `Connection: close`
             return answer.status
         finally:
             if not done:
@@ -221,8 +223,11 @@ class Client:
         self.connection = connection
         try:
             connection.connect()
+            if self.aborted:  # while there was nothing to break yet
+                raise ConnectionAbortedError
         except BaseException:
             self.connection = None
+            connection.close()
             raise
         connection.sock.settimeout(self.keys.requestTimeout)
         return connection

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,7 +18,7 @@ from agent.config.reading import read
 from agent.errors import DeliveryError
 from agent.event import Batch, Event
 from agent.metrics import SinkCounter
-from agent.sinks.http import HttpConfig, HttpSink
+from agent.sinks.http import Client, HttpConfig, HttpSink
 from tests.agent.certificates import Authority
 from tests.contracts.channel import batch
 from tests.contracts.sink import FarSide, SinkContract
@@ -26,12 +27,14 @@ WORKS = {"rollback.200": "false", "backoff.200": "false", "incrementMetrics.200"
 
 
 class Web:
-    """A real HTTP server in a thread: answers `status`, after `delay` seconds, and keeps what was accepted."""
+    """A real HTTP server in a thread: answers `status`, after `delay` seconds; what `came`, and what of that was accepted."""
 
     def __init__(self, tls: Path | None = None) -> None:
         web = self
-        self.status, self.delay = 200, 0.0
+        self.status, self.delay, self.close = 200, 0.0, False
         self.bodies: list[bytes] = []
+        self.came: list[bytes] = []
+        self.arrivals = threading.Semaphore(0)
         self.headers: dict[str, str] = {}
         self.peers: set[int] = set()
 
@@ -40,6 +43,8 @@ class Web:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                web.came.append(body)
+                web.arrivals.release()
                 time.sleep(web.delay)
                 web.headers = dict(self.headers)
                 web.peers.add(self.client_address[1])
@@ -47,6 +52,8 @@ class Web:
                     web.bodies.append(body)
                 self.send_response(web.status)
                 self.send_header("Content-Length", "2")
+                if web.close:
+                    self.send_header("Connection", "close")
                 self.end_headers()
                 self.wfile.write(b"ok")
 
@@ -175,6 +182,45 @@ def test_a_server_that_answers_too_late() -> None:
         web.delay = 1.0
         with pytest.raises(DeliveryError, match="/in"):
             send(make(web.url, requestTimeout="50ms", **WORKS), batch("a"))
+
+
+def test_a_server_that_keeps_no_connection() -> None:
+    """After `Connection: close` the next event has a new connection, whose answer may take requestTimeout."""
+    with serving() as web:
+        web.delay, web.close = 0.3, True
+        send(make(web.url, connectTimeout="100ms", requestTimeout="10s", **WORKS), *map(batch, "ab"))
+        assert web.came == [b"a", b"b"]
+
+
+def test_what_is_given_up_is_not_posted_again() -> None:
+    """A post that is cancelled on a kept connection breaks it; its thread doesn't take that for an idle one's end."""
+
+    async def steps(web: Web, sink: HttpSink) -> None:
+        async with asyncio.timeout(30), sink:
+            await sink.send(batch("a"))
+            web.delay = 0.5
+            web.arrivals.acquire()
+            sending = asyncio.create_task(sink.send(batch("b")))
+            await asyncio.to_thread(web.arrivals.acquire)
+            pool = sink.pool
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await asyncio.to_thread(pool.shutdown)
+
+    with serving() as web:
+        asyncio.run(steps(web, make(web.url, **WORKS)))
+        assert web.came == [b"a", b"b"]
+
+
+def test_a_connection_that_comes_too_late_is_not_used() -> None:
+    """Given up while it was being made: nothing is posted over it."""
+    with serving() as web:
+        sink = make(web.url, **WORKS)
+        client = Client(sink.config, urlsplit(web.url), None)
+        client.abort()
+        with pytest.raises(DeliveryError):
+            client.post(b"a")
+        assert not web.came
 
 
 def test_https_verifies_the_server(tmp_path: Path) -> None:
