@@ -218,6 +218,9 @@ class Sender:
             self.position = Position((found.metadata or "") if found.offset >= 0 else "")
         except ValueError as error:
             raise DeliveryError(f"group {self.group}, topic {self.place}: {error}: it isn't ours") from error
+        if self.position.outdated:
+            self.log.warning("the position in group %s is of an older version: what was sent last may come twice",
+                             self.group)  # fmt: skip
 
     def _committed(self) -> TopicPartition:
         """The group's offset once no transaction of it is open.

@@ -27,7 +27,7 @@ WORKS = {"rollback.200": "false", "backoff.200": "false", "incrementMetrics.200"
 
 
 class Web:
-    """A real HTTP server in a thread: answers `status`, after `delay` seconds; what `came`, and what of that was accepted."""
+    """A real HTTP server in a thread: answers `status`, after `delay` seconds; keeps what `came` and was accepted."""
 
     def __init__(self, tls: Path | None = None) -> None:
         web = self
