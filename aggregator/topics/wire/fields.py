@@ -58,7 +58,7 @@ class Node(NamedTuple):
     under: list[Node]
 
 
-_ZERO: dict[str, Any] = {"bool": False, "string": "", "bytes": b"", "records": b"", "uuid": bytes(16), "float64": 0.0}
+_ZERO: dict[str, Any] = {"bool": False, "string": "", "bytes": b"", "records": b""}
 _WORDS: dict[str, Any] = {"null": None, "true": True, "false": False, '""': "", "empty": b"", "()": ()}
 
 

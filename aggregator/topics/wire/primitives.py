@@ -1,8 +1,8 @@
 """The protocol's types (protocol guide, "Protocol Primitive Types"; KIP-482 for the compact ones), bytes to values.
 
-    int8 .. int64 uint32 float64   big-endian                   bool   1 byte, 0 is false        uuid   16 bytes
-    string    int16 length, UTF-8; -1 is null                   array    int32 count, elements; -1 is null
-    bytes     int32 length, bytes; -1 is null                   records  as bytes: record batches back to back
+    int8 .. int64   big-endian                        bool     1 byte, 0 is false
+    string    int16 length, UTF-8; -1 is null         array    int32 count, elements; -1 is null
+    bytes     int32 length, bytes; -1 is null         records  as bytes: record batches back to back
     compact   the same four with the length + 1 as uvarint; 0 is null
     tags      uvarint count, then (uvarint tag, uvarint size, bytes) each: optional fields, skipped if not known
 
@@ -25,8 +25,7 @@ MAX_ITEMS = 1 << 17
 WHOLE = 1024
 """From so many bytes on, a value is a part of its own instead of a copy."""
 
-FIXED = {"bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint32": "I", "float64": "d"}
-FIXED["uuid"] = "16s"
+FIXED = {"bool": "?", "int8": "b", "int16": "h", "int32": "i", "int64": "q"}
 """Types of fixed size, as `struct` spells them."""
 _INT16, _INT32 = Struct(">h"), Struct(">i")
 
