@@ -117,9 +117,11 @@ def damaged(why: str) -> TopicsError:
     return TopicsError(Code.CORRUPT_MESSAGE, f"a record batch is damaged: {why}")
 
 
-def walk(data: bytes, count: int, base_offset: int, base_time: int) -> Iterator[tuple[int, Record]]:
-    """(position behind it, record) each. TopicsError CORRUPT_MESSAGE unless `count` records fill the data exactly."""
+def walk(data: bytes, count: int, base_offset: int, last_delta: int, base_time: int) -> Iterator[tuple[int, Record]]:
+    """(position behind it, record) each. TopicsError CORRUPT_MESSAGE unless `count` records fill the data exactly, their
+    offsets rising up to at most `last_delta`."""
     at = 0
+    before = -1
     coded: bytes = b"\0"
     headers: tuple[tuple[str, bytes | None], ...] = ()
     try:
@@ -136,6 +138,9 @@ def walk(data: bytes, count: int, base_offset: int, base_time: int) -> Iterator[
             at += len(coded)
             if at != end:
                 raise damaged("a record's length doesn't fit what is in it")
+            if not before < offset <= last_delta:
+                raise damaged(f"a record's offset is {offset} after its base, behind one of {before}")
+            before = offset
             yield at, Record(base_offset + offset, base_time + time, key, value, headers)
     except IndexError:
         raise damaged(f"its data ends before {count} records do") from None

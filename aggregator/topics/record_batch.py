@@ -219,7 +219,7 @@ def records(batch: bytes | memoryview, most: int = MOST) -> Iterator[Record]:
     """Each of the batch's records; its header and CRC are checked before the first. TopicsError CORRUPT_MESSAGE, also
     when it takes more than `most` bytes decompressed, or in the midst of it; UNSUPPORTED_COMPRESSION_TYPE."""
     head, payload = _opened(batch, most)
-    for _, record in walk(payload, head.count, head.base_offset, head.base_time):
+    for _, record in _walk(head, payload):
         yield record if not head.attributes & _APPEND_TIME else record._replace(time=head.max_time)
 
 
@@ -227,6 +227,10 @@ def _opened(batch: bytes | memoryview, most: int) -> tuple[Header, bytes]:
     """The header, and the records decompressed."""
     head = _sound(batch)
     return head, compression.decompress(head.compression, memoryview(batch)[SIZE : head.size], most)
+
+
+def _walk(head: Header, payload: bytes) -> Iterator[tuple[int, Record]]:
+    return walk(payload, head.count, head.base_offset, head.last_delta, head.base_time)
 
 
 def rewritten(batch: bytes | memoryview, keep: Callable[[Record], bool], most: int = MOST) -> bytes | None:
@@ -239,7 +243,7 @@ def rewritten(batch: bytes | memoryview, keep: Callable[[Record], bool], most: i
     kept: list[bytes] = []
     times: list[int] = []
     start = 0
-    for end, record in walk(payload, head.count, head.base_offset, head.base_time):
+    for end, record in _walk(head, payload):
         if keep(record):
             kept.append(payload[start:end])
             times.append(record.time)

@@ -274,6 +274,8 @@ MALFORMED = {
     "a number without an end": b"\x1e\0" + b"\xff" * 13,
     "bytes behind the records": b"\x0c\0\0\0\1\1\0\0",
     "a record missing": b"",
+    "an offset behind the last": b"\x0c\0\0\2\1\1\0",
+    "an offset before the first": b"\x0c\0\0\1\1\1\0",
 }
 
 
@@ -283,6 +285,12 @@ def test_malformed_records(payload: bytes) -> None:
     one = build([(T, None, None, ())])
     assert one[61:] == b"\x0c\0\0\0\1\1\0"
     assert code(list, records(sealed(one, payload))) == Code.CORRUPT_MESSAGE
+
+
+def test_offsets_that_do_not_rise() -> None:
+    """Two records of one offset are CORRUPT_MESSAGE."""
+    two = build([(T, None, None, ())] * 2)
+    assert code(list, records(sealed(two, b"\x0c\0\0\0\1\1\0" * 2))) == Code.CORRUPT_MESSAGE
 
 
 def test_header_keys_that_are_no_text() -> None:
