@@ -118,8 +118,8 @@ def damaged(why: str) -> TopicsError:
 
 
 def walk(data: bytes, count: int, base_offset: int, last_delta: int, base_time: int) -> Iterator[tuple[int, Record]]:
-    """(position behind it, record) each. TopicsError CORRUPT_MESSAGE unless `count` records fill the data exactly, their
-    offsets rising up to at most `last_delta`."""
+    """(position behind it, record) each. TopicsError CORRUPT_MESSAGE unless `count` records fill the data exactly and
+    their offsets rise, up to at most `last_delta`."""
     at = 0
     before = -1
     coded: bytes = b"\0"
