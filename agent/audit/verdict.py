@@ -12,6 +12,8 @@ For the rest the numbers alone don't tell: a stream that was received has holes,
 group or its dead letters sent events elsewhere, and a channel that was added later never had the first ones. But a
 channel counts what was put into it in its life. If that many are accounted for, nothing is missing, and the rest was
 never here: left out. If fewer are, the difference is missing: among the numbers for which no other reason is known.
+That holds only of origins that the stores count. Of others (they came from Kafka, or their opening is forgotten) rows
+may have come after the stores were asked, or from elsewhere, and stand for lost ones: what is left is not known then.
 
 Destinations that several configurations share (one table, one topic, one folder of a file system) are judged as one.
 """
@@ -207,20 +209,26 @@ class _Judgement:
         """What is left, told by the channels' counts."""
         put, lost = sum(channel.put for channel in self.channels), sum(store.lost for store in self.stores)
         again = self.about.repeated.count if self._is_shared else 0
-        short = max(0, put + lost - self._mine().count - again)
+        over = self._mine().count + again - put - lost
+        short = max(0, -over)
+        strangers = self._strangers()
+        unsure = f"the destination holds {strangers:,} events these stores have no count of"
         elsewhere, plain = self._elsewhere(), self.left
         for other in elsewhere:
             plain = plain.minus(other.numbers)
         short -= self._missing(plain, short, lost)
         for other in elsewhere:
             short -= self._missing(other.numbers.both(self.left), short, lost)
-            self._take(other.kind, other.numbers.both(self.left), other.why)
+            doubt = strangers and over and other.kind == LEFT_OUT
+            self._take(UNKNOWN if doubt else other.kind, other.numbers.both(self.left), unsure if doubt else other.why)
         names = ", ".join(sorted({outlet.channel for outlet in self.about.outlets}))
-        self._take(
-            LEFT_OUT, self.left, f"never put into {names}: other channels, other receivers, or before it was there"
-        )
+        never = f"never put into {names}: other channels, other receivers, or before it was there"
+        self._take(UNKNOWN if strangers else LEFT_OUT, self.left, unsure if strangers else never)
         if not self._is_shared:
-            short -= self._missing(self.about.had.filled().minus(self.accounted), short, lost)
+            holes = self.about.had.filled().minus(self.accounted)
+            short -= self._missing(holes, short, lost)
+            if strangers and over > 0:
+                self._take(UNKNOWN, holes, unsure)
         if short:
             why = f"went into {names}, nobody knows under which numbers: given to two receivers, replayed, or deleted"
             self.findings.append(Finding(UNKNOWN, Numbers(), why, short))
@@ -229,6 +237,11 @@ class _Judgement:
     def _is_shared(self) -> bool:
         """Whether an event may have gone into several of its stores, which counts as several that went in."""
         return len(self.stores) > 1
+
+    def _strangers(self) -> int:
+        """How many arrived of origins of which no store knows how many came in before it was asked."""
+        counted = {origin for store in self.stores for origin in (*store.received, *store.own)}
+        return Numbers({origin: spans for origin, spans in self.about.arrived.items() if origin not in counted}).count
 
     def _mine(self) -> Numbers:
         """What is accounted for and went into these stores before they were asked."""

@@ -8,12 +8,12 @@ from agent.audit.verdict import Channel, Destination, Outlet, Store, judge
 from agent.sink import Held
 from agent.store.streams import Identity
 
-A = b"a" * 16
+A, B = b"a" * 16, b"b" * 16
 Found = list[tuple[str, list[tuple[int, int]], int]]
 
 
-def nums(*spans: tuple[int, int]) -> Numbers:
-    return Numbers.of(Identity(A, first, last - first + 1) for first, last in spans)
+def nums(*spans: tuple[int, int], origin: bytes = A) -> Numbers:
+    return Numbers.of(Identity(origin, first, last - first + 1) for first, last in spans)
 
 
 def store(put: int, received: Numbers, name: str = "s", **more: Channel) -> Store:
@@ -99,6 +99,35 @@ def test_what_came_after_the_store_was_asked_hides_nothing() -> None:
     assert said(place(store(10, nums((1, 10))), nums((1, 4), (7, 14)))) == [
         ("arrived", [(1, 4), (7, 14)], 12), ("missing", [(5, 6)], 2),
     ]  # fmt: skip
+
+
+def test_rows_of_others_hide_nothing() -> None:
+    """Where a store counts no origins (its source is kafka), rows from elsewhere stand for no hole: it isn't known."""
+    both = store(10, Numbers(), d=Channel(10, Numbers()))
+    mine, other = place(both, nums((1, 8)).plus(nums((1, 2), origin=B))), place(both, nums((1, 10)), "other", "d")
+    assert said(mine, other) == [("arrived", [(1, 8)], 10), ("not known", [(9, 10)], 2)]
+    found = judge([mine, other], [*mine.outlets, *other.outlets])[0].findings[-1]
+    assert found.why == "the destination holds 10 events these stores have no count of"
+
+
+def test_rows_that_come_while_it_looks_hide_nothing() -> None:
+    """Where a store counts no origins, rows that came after it was asked stand for no hole, told or between."""
+    both = store(10, Numbers(), d=Channel(10, Numbers()))
+    mine = place(both, nums((1, 4), (7, 12)))
+    assert said(mine, place(both, nums((1, 10)), "other", "d")) == [
+        ("arrived", [(1, 4), (7, 12)], 10), ("not known", [(5, 6)], 2),
+    ]  # fmt: skip
+    alone = place(store(9, Numbers()), nums((1, 4), (7, 12)))
+    assert said(alone) == [("arrived", [(1, 4), (7, 12)], 10), ("not known", [(5, 6)], 2)]
+
+
+def test_a_branch_whose_count_is_right() -> None:
+    """Where a store counts no origins, what another branch holds is left out as long as the count is exact."""
+    both = store(3, Numbers(), d=Channel(2, Numbers()))
+    mine, other = place(both, nums((1, 3)), branch=True), place(both, nums((4, 5)), "other", "d", True)
+    assert said(mine, other) == [("arrived", [(1, 3)], 3), ("left out", [(4, 5)], 2)]
+    mine.arrived = mine.arrived.plus(nums((1, 1), origin=B))
+    assert said(mine, other) == [("arrived", [(1, 3)], 4), ("not known", [(4, 5)], 2)]
 
 
 def test_a_file_that_is_gone_and_whose_events_are_elsewhere() -> None:
