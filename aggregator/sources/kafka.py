@@ -91,7 +91,7 @@ class KafkaConfig(SourceConfig):
 
 class Mark(NamedTuple):
     """What a store knows of a partition of one group: its events reach to `after`; when they were put the group had
-    committed `before` (-1: nothing)."""
+    committed `before`, or, where it had nothing, reading had begun there."""
 
     topic_id: bytes
     before: int
@@ -109,7 +109,7 @@ class Mark(NamedTuple):
         """Where to begin when the group has committed this (OFFSET_INVALID: nothing, or forgotten since)."""
         if topic_id != self.topic_id:
             return committed
-        if committed < 0 or self.before <= committed < self.after:
+        if committed < 0 or 0 <= self.before <= committed < self.after:
             return self.after
         return committed
 
@@ -137,6 +137,8 @@ class KafkaSource(Source):
         self._marks = dict(self.marks)
         self._hand: list[Record] = []
         self._next: dict[Place, int] = {}
+        self._began: dict[Place, int] = {}
+        """The first offset that was read of each partition."""
         self._owed: dict[Place, int] = {}
         topics = [f"^({config.regex})$"] if config.regex else config.topics
         member = Member(client.consumer_settings(config.servers, config.group, config.consumer), topics, self.log)
@@ -173,6 +175,7 @@ class KafkaSource(Source):
             found = self._record(member, message)
             if found.place in member.assigned and found.offset >= self._next.get(found.place, 0):
                 self._next[found.place] = found.offset + 1
+                self._began.setdefault(found.place, found.offset)
                 self._hand.append(found)
                 self.counter.EventReceivedCount += 1
 
@@ -242,10 +245,9 @@ class KafkaSource(Source):
 
     async def _keep(self, member: Member, stretch: list[Record]) -> None:
         """Events of one stretch, or its dead letters, in one transaction with how far they reach."""
-        reached = _reached(stretch)
         marks = {
-            self._mark_name(place): bytes(Mark(member.ids[place.topic], member.committed[place], offset))
-            for place, offset in reached.items()
+            self._mark_name(place): bytes(Mark(member.ids[place.topic], self._before(member, place), offset))
+            for place, offset in _reached(stretch).items()
         }
         if stretch[0].fault:
             self.log.error("%d records go to the dead letters, the first: %s", len(stretch), stretch[0].fault)
@@ -257,6 +259,10 @@ class KafkaSource(Source):
             self.counter.EventAcceptedCount += len(stretch)
             self.counter.AppendBatchAcceptedCount += 1
         self._marks |= marks
+
+    def _before(self, member: Member, place: Place) -> int:
+        committed = member.committed[place]
+        return committed if committed >= 0 else self._began[place]
 
     async def _wait_for_room(self, member: Member, full: ChannelFull) -> None:
         """Poll with everything paused until a batch of the hand, or what a rebalance leaves of it, may fit."""
@@ -284,6 +290,7 @@ class KafkaSource(Source):
             mark = self._marks.get(self._mark_name(place))
             start[place] = Mark.read(mark).start(self._member.ids[place.topic], offset) if mark else offset
             self._next[place] = max(start[place], 0)
+            self._began.pop(place, None)
             if start[place] != offset:
                 self._owed[place] = start[place]  # or else it is read again by whoever gets this partition next
                 self.log.info("%s: the group is at %d, the channel has it up to %d", place, offset, start[place])

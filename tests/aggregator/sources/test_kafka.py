@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Mapping
+
 import pytest
+from confluent_kafka import OFFSET_INVALID, Message
 
 from agent.config.reading import Reading, read
+from agent.event import Batch
+from agent.metrics import SourceCounter
+from agent.source import Kept, Marks
 from aggregator.kafka import identity
-from aggregator.sources.kafka import KafkaConfig, Mark
+from aggregator.kafka.member import Member, Place
+from aggregator.sources.kafka import KafkaConfig, KafkaSource, Mark
+
+
+class Told(Member):
+    """A member that asks no broker."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__({}, [place.topic], logging.getLogger())
+        self.assigned, self.committed, self.ids = {place}, {place: OFFSET_INVALID}, {place.topic: TOPIC}
+
+    async def open(self) -> None: ...
+
+    async def commit(self, offsets: Mapping[Place, int]) -> None:
+        """Not confirmed."""
+
+
+def message(place: Place, offset: int) -> Message:
+    return Message(topic=place.topic, partition=place.partition, offset=offset, value=b"x", timestamp=(1, 1))
+
 
 BASE = {"channels": "c1", "kafka.bootstrap.servers": "127.0.0.1:1", "kafka.topics": "a, b"}
 TOPIC, OTHER = bytes(range(16)), bytes(16)
@@ -85,8 +112,43 @@ def test_where_a_partition_begins(committed: int, start: int, what: str) -> None
 
 def test_a_mark_before_the_first_commit() -> None:
     """Killed in the first batch ever: the group has nothing, the store has it."""
+    assert Mark(TOPIC, 0, 7).start(TOPIC, -1001) == 7
+    assert Mark(TOPIC, 0, 7).start(TOPIC, 0) == 7
+
+
+def test_a_mark_that_does_not_say_where_reading_began() -> None:
+    """As older stores have them: any offset that the group has now is right, or else records are left out."""
     assert Mark(TOPIC, -1001, 7).start(TOPIC, -1001) == 7
-    assert Mark(TOPIC, -1001, 7).start(TOPIC, 0) == 7
+    assert Mark(TOPIC, -1001, 7).start(TOPIC, 0) == 0
+
+
+def test_with_nothing_committed_a_mark_says_where_reading_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all batches until the group has something: so an operator's offset before that isn't taken for ours."""
+    place = Place("a", 0)
+    member = Told(place)
+    monkeypatch.setattr("aggregator.sources.kafka.Member", lambda *_: member)
+
+    async def steps() -> list[bytes]:
+        found = config(setTopicHeader="false").config
+        assert found
+        source, marks = KafkaSource("r1", found), list[bytes]()
+
+        async def process(batch: Batch, its: Marks | None = None) -> Kept:
+            marks.extend((its or {}).values())
+            return Kept(batch.count, 0)
+
+        source.process, source.marks, source.counter = process, {}, SourceCounter("r1")
+        async with source:
+            source._arrive({place: OFFSET_INVALID})
+            for offset in (1000, 1050):
+                source._take_up(member, [message(place, offset)])
+                await source._settle(member)
+            member.committed[place] = 1051
+            source._take_up(member, [message(place, 1060)])
+            await source._settle(member)
+        return marks
+
+    assert [Mark.read(mark)[1:] for mark in asyncio.run(steps())] == [(1000, 1001), (1000, 1051), (1051, 1061)]
 
 
 def test_a_topic_made_anew_has_no_mark() -> None:
