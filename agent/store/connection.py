@@ -1,6 +1,7 @@
 """The store's one connection: how the file is opened, what a transaction is, and how pages come and go.
 
-One connection and one thread: SQLite before 3.51.3 can corrupt a WAL that two connections write or checkpoint.
+One connection and one thread: SQLite before 3.51.3 can corrupt a WAL that two connections write or checkpoint. Of a
+shared form others may read, and no more than that.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ChannelError
-from agent.store import schema
 from agent.store.creation import create, is_nothing
-from agent.store.schema import value_crc
+from agent.store.schema import STORE, Form, value_crc
 
-WAL_PAGES = 4096
-"""Checkpoint when the WAL holds this many pages."""
+WAL_BYTES = 4 << 20
+"""Checkpoint when the WAL holds so many bytes of pages."""
 BASE_PAGES = 64
 """An empty store has less; they don't count against `maxBytes`."""
 
@@ -53,11 +53,11 @@ class Transaction:
 class Connection:
     """An open file; created if there is none. Raises Damaged, sqlite3.Error, ChannelError."""
 
-    def __init__(self, path: Path, synchronous: str, max_bytes: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, synchronous: str, max_bytes: int, form: Form = STORE) -> None:
+        self.path, self.form = path, form
         if is_nothing(path):
-            create(path)
-        if damage := _wal_damage(path):
+            create(path, form)
+        if not form.shared and (damage := _wal_damage(path)):
             # Before SQLite sees it: it would write over what it doesn't believe.
             raise Damaged(damage)
         # Cached statements must outnumber the kinds of statement used; autocommit, because BEGIN is ours.
@@ -80,22 +80,23 @@ class Connection:
 
     def _pragmas(self, synchronous: str, max_bytes: int) -> None:
         run = self.conn.execute
-        # Before anything is read: no shared-memory file (a full disk has no room for it), no other process slips in.
-        run("PRAGMA locking_mode=EXCLUSIVE")
+        if not self.form.shared:
+            # Before anything is read: no shared-memory file (a full disk has no room for it), no other process.
+            run("PRAGMA locking_mode=EXCLUSIVE")
         (found,) = run("PRAGMA application_id").fetchone()
         (version,) = run("PRAGMA user_version").fetchone()
-        if found != schema.APPLICATION_ID:
+        if found != self.form.application_id:
             raise Damaged(f"{self.path} is no Headrace store (application_id {found:#x})")
-        if version // 1000 > schema.MAJOR:
+        if version // 1000 > self.form.major:
             raise ChannelError(
                 f"{self.path} was written by a newer Headrace (format {version // 1000}, this one knows "
-                f"{schema.MAJOR}): start that version, or drain the store with it first"
+                f"{self.form.major}): start that version, or drain the store with it first"
             )
         run("PRAGMA journal_mode=WAL")
         run(f"PRAGMA synchronous={synchronous}")
         run("PRAGMA secure_delete=OFF")
-        run(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
-        run(f"PRAGMA journal_size_limit={4 * WAL_PAGES * schema.PAGE_SIZE}")
+        run(f"PRAGMA wal_autocheckpoint={WAL_BYTES // self.form.page_size}")
+        run(f"PRAGMA journal_size_limit={4 * WAL_BYTES}")
         run("PRAGMA cache_size=-2000")
         (self.page_size,) = run("PRAGMA page_size").fetchone()
         if max_bytes:

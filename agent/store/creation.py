@@ -7,10 +7,10 @@ import sqlite3
 from pathlib import Path
 
 from agent.errors import ChannelError
-from agent.store import schema
+from agent.store.schema import STORE, Form
 
 
-def create(path: Path) -> None:
+def create(path: Path, form: Form = STORE) -> None:
     """A new, empty store at `path`, synced. Made beside it and renamed, so that a crash leaves no half of one."""
     new = path.with_name(path.name + ".new")
     for leftover in (new, new.with_name(new.name + "-wal"), new.with_name(new.name + "-journal")):
@@ -18,12 +18,12 @@ def create(path: Path) -> None:
     os.close(os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     conn = sqlite3.connect(new, isolation_level=None)
     try:
-        conn.execute(f"PRAGMA page_size={schema.PAGE_SIZE}")
+        conn.execute(f"PRAGMA page_size={form.page_size}")
         conn.execute("PRAGMA auto_vacuum=INCREMENTAL")
         conn.execute("PRAGMA synchronous=FULL")
         conn.executescript(
-            f"BEGIN; PRAGMA application_id={schema.APPLICATION_ID}; PRAGMA user_version={schema.USER_VERSION};"
-            f"{schema.TABLES} COMMIT;"
+            f"BEGIN; PRAGMA application_id={form.application_id}; PRAGMA user_version={form.user_version};"
+            f"{form.tables} COMMIT;"
         )
     finally:
         conn.close()

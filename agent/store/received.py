@@ -7,7 +7,7 @@ stored (docs/delivery.md). The table is bounded: 10,000 streams of 1,000 holes.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent import clock
 from agent.avro import record
@@ -38,48 +38,53 @@ class Received:
 
     def fresh(self, part: Part, work: Work) -> Part | None:
         """The part without what is here already; None if all of it is. ChannelFull beyond a bound."""
-        transit = part.transit
-        if transit is None:
+        if part.transit is None:
             return part
-        key = transit.origin, transit.channel
-        stream = work.streams.get(key) or self.streams.get(key)
-        if stream is None:
-            self._check_room(work)
-            new = Coverage().fresh(transit.numbers, transit.settled)
-        else:
-            if len(stream.coverage.ranges) >= RANGE_LIMIT and _widens(stream.coverage, transit):
-                raise ChannelFull(
-                    f"a stream of {transit.origin.hex()} has {RANGE_LIMIT} holes; its sender must settle first"
-                )
-            new = stream.coverage.fresh(transit.numbers, transit.settled)
-        if new == transit.numbers:
+        new = self.unseen(part.transit, work.streams)
+        if new == part.transit.numbers:
             return part
         return cut(part, new) if new else None
 
-    def _check_room(self, work: Work) -> None:
-        if len(self.streams) + len(work.streams) >= STREAM_LIMIT:
+    def unseen(self, transit: Transit, changed: Mapping[Key, StreamState]) -> Runs:
+        """The numbers that are not here already. `changed`: streams as this transaction has left them. ChannelFull
+        beyond a bound."""
+        key = transit.origin, transit.channel
+        stream = changed.get(key) or self.streams.get(key)
+        if stream is None:
+            self._check_room(len(changed))
+            return Coverage().fresh(transit.numbers, transit.settled)
+        if len(stream.coverage.ranges) >= RANGE_LIMIT and _widens(stream.coverage, transit):
+            raise ChannelFull(
+                f"a stream of {transit.origin.hex()} has {RANGE_LIMIT} holes; its sender must settle first"
+            )
+        return stream.coverage.fresh(transit.numbers, transit.settled)
+
+    def _check_room(self, new: int) -> None:
+        if len(self.streams) + new >= STREAM_LIMIT:
             self.forget_idle()
-        if len(self.streams) + len(work.streams) >= STREAM_LIMIT:
+        if len(self.streams) + new >= STREAM_LIMIT:
             raise ChannelFull(f"the store knows {STREAM_LIMIT} streams already; it takes no new sender")
 
     def cover(self, parts: Sequence[Part], work: Work) -> None:
         """Note the numbers of these parts as received."""
         for part in parts:
-            transit = part.transit
-            if transit is None:
-                continue
-            key = transit.origin, transit.channel
-            stream = work.streams.get(key)
-            if stream is None:
-                old = self.streams.get(key)
-                if old is None:
-                    stream = StreamState(self._next, Coverage(), 0)
-                    self._next += 1
-                else:
-                    stream = StreamState(old.id, old.coverage.copy(), 0)
-                work.streams[key] = stream
-            stream.coverage.settle(transit.settled)
-            stream.coverage.cover(transit.after + 1, transit.last)
+            if part.transit is not None:
+                self.note(part.transit, work.streams)
+
+    def note(self, transit: Transit, changed: dict[Key, StreamState]) -> None:
+        """Note its numbers as received, in `changed`."""
+        key = transit.origin, transit.channel
+        stream = changed.get(key)
+        if stream is None:
+            old = self.streams.get(key)
+            if old is None:
+                stream = StreamState(self._next, Coverage(), 0)
+                self._next += 1
+            else:
+                stream = StreamState(old.id, old.coverage.copy(), 0)
+            changed[key] = stream
+        stream.coverage.settle(transit.settled)
+        stream.coverage.cover(transit.after + 1, transit.last)
 
     def write(self, key: Key, stream: StreamState, version: int) -> None:
         stream.touched_ms = clock.wall_ms()

@@ -44,6 +44,25 @@ CREATE TABLE lost(id INTEGER PRIMARY KEY, origin BLOB, first INTEGER, count INTE
 _HEAD = struct.Struct(">qqqqqqB")
 
 
+class Form(NamedTuple):
+    """What tells one kind of file from another: its mark, its version, its tables, and how SQLite keeps it."""
+
+    application_id: int
+    major: int
+    minor: int
+    page_size: int
+    tables: str
+    shared: bool = False
+    """Other connections read it while it is open."""
+
+    @property
+    def user_version(self) -> int:
+        return self.major * 1000 + self.minor
+
+
+STORE = Form(APPLICATION_ID, MAJOR, MINOR, PAGE_SIZE, TABLES)
+
+
 class Row(NamedTuple):
     """A stored batch, in the columns' order (`events` is column `count`).
 

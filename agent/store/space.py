@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.store import schema
-from agent.store.connection import WAL_PAGES
+from agent.store.connection import WAL_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +30,10 @@ SAY_SECONDS = 60.0
 class Space:
     """Of one store. `lacks` is asked on the loop, the rest is the writer's."""
 
-    def __init__(self, folder: Path, required: int | None, max_bytes: int) -> None:
+    def __init__(self, folder: Path, required: int | None, max_bytes: int, name: str = "headrace") -> None:
         self.folder, self.required, self.max_bytes = folder, required, max_bytes
-        self.wal = folder / "headrace.db-wal"
-        self.reserve = folder / "headrace.reserve"
+        self.wal = folder / f"{name}.db-wal"
+        self.reserve = folder / f"{name}.reserve"
         self.full = ""
         """Why puts are refused since SQLite found no room; empty while there is."""
         self.used = 0
@@ -112,7 +111,7 @@ class Space:
     # ---- the reserve
 
     def _floor(self) -> int:
-        return min(2 * WAL_PAGES * schema.PAGE_SIZE, _disk(self.folder).size // RESERVE_SHARE)
+        return min(2 * WAL_BYTES, _disk(self.folder).size // RESERVE_SHARE)
 
     def wal_size(self) -> int:
         try:

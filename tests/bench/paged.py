@@ -8,15 +8,14 @@ from __future__ import annotations
 import runpy
 import sys
 
-from agent.store import connection, schema, space
+from agent.store import connection, creation, schema
 
 
 def main() -> None:
     size, _, _, package, *rest = sys.argv[1:]
-    pages = connection.WAL_PAGES * schema.PAGE_SIZE // int(size)
-    schema.PAGE_SIZE = int(size)
-    for module in (connection, space):
-        module.__dict__["WAL_PAGES"] = pages
+    form = schema.STORE._replace(page_size=int(size))
+    for function in (creation.create, connection.Connection.__init__):
+        function.__defaults__ = (form,)
     sys.argv = [package, *rest]
     runpy.run_module(package, run_name="__main__")
 
