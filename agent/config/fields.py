@@ -6,7 +6,8 @@
 
 A type is a unit: `Seconds` takes `500ms`, `2m`, a bare number counts in the key's `unit` (Flume's unit for that key);
 `Bytes` takes `64MiB`, `1kB`; `Secret` never prints and may be `file:/path`; `Path` expands `~`; `list[str]` splits on
-blanks (or commas with split=","); a name that ends in `*` collects every key with that prefix into a `dict[str, str]`.
+blanks (or commas with split=","); a name that ends in `*` collects every key with that prefix into a `dict[str, str]`,
+of which those in `secrets` are `Secret`, as they stand in the file.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Key:
     choices: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
     split: str = ""
+    secrets: tuple[str, ...] = ()
 
 
 def key(
@@ -61,13 +63,14 @@ def key(
     choices: tuple[str, ...] = (),
     also: tuple[str, ...] = (),
     split: str = "",
+    secrets: tuple[str, ...] = (),
 ) -> Any:
     """A field read from the property `name` (or an older spelling in `also`); no default means required.
 
     `choices` compare case-insensitively and give the spelling listed. `low`/`high` are inclusive, in the type's own
     unit (seconds, bytes). A default that is a list or dict is copied.
     """
-    about = Key(name, doc, unit, low, high, choices, also, split)
+    about = Key(name, doc, unit, low, high, choices, also, split, secrets)
     if isinstance(default, list | dict):
         maker: Callable[[], Any] = default.copy
         return dataclasses.field(default_factory=maker, metadata={"key": about})

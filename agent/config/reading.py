@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from agent.config import values
-from agent.config.fields import Bytes, Config, Key, Seconds
+from agent.config.fields import Bytes, Config, Key, Seconds, Secret
 from agent.errors import ConfigError
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -150,7 +150,8 @@ class _Reader(Generic[AnyConfig]):
 
     def _parse(self, field: Field, name: str, text: str, into: dict[str, Any], at: str) -> None:
         try:
-            into[at] = values.parse(field.item, text, field.about)
+            value = values.parse(field.item, text, field.about)
+            into[at] = Secret(value) if field.is_table and at in field.about.secrets else value
         except values.Wrong as error:
             if self.lenient and values.plain(field.item) is bool:
                 into[at] = False

@@ -86,16 +86,21 @@ def _keys(prefix: str, config: Config, first: tuple[str, ...]) -> Iterator[str]:
 def _values(prefix: str, field: Field, value: Any) -> Iterator[str]:
     name = _escaped_key(field.about.name)
     if isinstance(value, Secret) and value:
-        yield f"# (a secret is not written here; give it again) {prefix}{name} = file:/path/of/the/secret"
+        yield _hidden(prefix + name)
     elif value == field.default or value is None:
         shown = field.shown_default()
         yield f"#{_line(prefix + name, shown.removeprefix('default ') if shown.startswith('default ') else '')}"
     elif isinstance(value, dict):
         stem = field.about.name.removesuffix("*")
         for key, item in value.items():
-            yield _line(f"{prefix}{_escaped_key(stem + key)}", values.show(item, field.about))
+            full = prefix + _escaped_key(stem + key)
+            yield _hidden(full) if isinstance(item, Secret) else _line(full, values.show(item, field.about))
     else:
         yield _line(prefix + name, values.show(value, field.about))
+
+
+def _hidden(key: str) -> str:
+    return f"# (a secret is not written here; give it again) {key} = file:/path/of/the/secret"
 
 
 def _line(key: str, value: str) -> str:

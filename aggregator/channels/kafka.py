@@ -74,8 +74,12 @@ class KafkaChannelConfig(Config):
     )
     defaultPartitionId: int = key("defaultPartitionId", -1, low=-1, doc="partition to write to; -1: by the key, or any")
     partitionIdHeader: str = key("partitionIdHeader", "", doc="the event header that names the partition to write to")
-    producer: dict[str, str] = key("kafka.producer.*", {}, doc="settings of the producer, as Kafka names them")
-    consumer: dict[str, str] = key("kafka.consumer.*", {}, doc="settings of the consumer, as Kafka names them")
+    producer: dict[str, str] = key(
+        "kafka.producer.*", {}, secrets=client.SECRETS, doc="settings of the producer, as Kafka names them"
+    )
+    consumer: dict[str, str] = key(
+        "kafka.consumer.*", {}, secrets=client.SECRETS, doc="settings of the consumer, as Kafka names them"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         return [

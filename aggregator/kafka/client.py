@@ -8,7 +8,7 @@ Most names are one: librdkafka takes Java's as a second spelling. Here is what d
     partition.assignment.strategy, *.sasl.login.class ..  Java classes
     compression.type, isolation.level ...                 as they are
 
-A password, or a whole sasl.jaas.config, may be `file:/path` of a file that holds it. Names of librdkafka itself work
+A secret, a whole sasl.jaas.config too, may be `file:/path` of a file that holds it. Names of librdkafka itself work
 too. Keys are spread over partitions as Java's client does (murmur2), so that a key stays where Flume put it.
 """
 
@@ -52,7 +52,13 @@ FIXED = {
     "bootstrap.servers": "give kafka.bootstrap.servers",
     "group.id": "give kafka.consumer.group.id",
 }
-SECRETS = ("sasl.password", "sasl.jaas.config", "ssl.key.password", "ssl.keystore.password", "ssl.key.pem")
+SECRETS = (
+    "sasl.password", "sasl.jaas.config", "ssl.key.password", "ssl.keystore.password", "ssl.truststore.password",
+    "ssl.keystore.key", "ssl.key.pem", "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.client.credentials.client.secret", "sasl.oauthbearer.assertion.private.key.pem",
+    "sasl.oauthbearer.assertion.private.key.passphrase",
+)  # fmt: skip
+"""What no one else may read: never shown, and each may be `file:/path`."""
 ASSIGNORS = {"RangeAssignor": "range", "RoundRobinAssignor": "roundrobin", "StickyAssignor": "cooperative-sticky",
              "CooperativeStickyAssignor": "cooperative-sticky"}  # fmt: skip
 JAAS = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([^\s;]+))')

@@ -72,7 +72,9 @@ class KafkaConfig(SinkConfig):
     keyHeader: str = key("keyHeader", "key", doc="the event header that is the record's key")
     timestampHeader: str = key("timestampHeader", "", doc="the event header with the record's time, ms since the epoch")
     headers: dict[str, str] = key("header.*", {}, doc="`header.NAME = R`: record header R takes event header NAME")
-    producer: dict[str, str] = key("kafka.producer.*", {}, doc="settings of the producer, as Kafka names them")
+    producer: dict[str, str] = key(
+        "kafka.producer.*", {}, secrets=client.SECRETS, doc="settings of the producer, as Kafka names them"
+    )
     transactional: bool = key("transactional", False, doc="a batch and the sink's position are one transaction")
     transactionalId: str = key(
         "transactional.id", "", doc="its name, one for each sink; by default made of agent, sink and channel's store"

@@ -77,7 +77,9 @@ class KafkaConfig(SourceConfig):
     topicHeader: str = key("topicHeader", "topic", doc="the header that takes the topic's name")
     timestampHeader: str = key("timestampHeader", "", doc="a header that takes the record's time, ms since the epoch")
     headers: dict[str, str] = key("header.*", {}, doc="`header.NAME = R`: event header NAME takes record header R")
-    consumer: dict[str, str] = key("kafka.consumer.*", {}, doc="settings of the consumer, as Kafka names them")
+    consumer: dict[str, str] = key(
+        "kafka.consumer.*", {}, secrets=client.SECRETS, doc="settings of the consumer, as Kafka names them"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         if not (self.topics or self.regex):

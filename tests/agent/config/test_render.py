@@ -65,6 +65,29 @@ def test_a_secret_is_not_written() -> None:
     assert "# (a secret is not written here; give it again) a1.sinks.k2.password = file:/path/of/the/secret" in text
 
 
+def test_a_secret_among_free_keys_is_not_written() -> None:
+    """Neither a password of Kafka's nor a key in PEM; what is no secret is, and the rest comes back with them."""
+    head = """
+        a1.channels = c1
+        a1.sinks = k1
+        a1.channels.c1.type = kafka
+        a1.channels.c1.kafka.bootstrap.servers = h:1
+        a1.channels.c1.kafka.consumer.sasl.username = alice
+        a1.sinks.k1.type = null
+        a1.sinks.k1.channel = c1
+    """
+    secrets = """
+        a1.channels.c1.kafka.consumer.sasl.password = s3cret
+        a1.channels.c1.kafka.consumer.sasl.oauthbearer.client.secret = s3cret
+    """
+    before = flow(head + secrets)
+    text = render(before)
+    assert "s3cret" not in text + repr(before)
+    assert "give it again) a1.channels.c1.kafka.consumer.sasl.password = file:/path/of/the/secret" in text
+    assert "\na1.channels.c1.kafka.consumer.sasl.username = alice" in text
+    assert flow(text + secrets) == before
+
+
 def test_defaults_are_comments_and_each_key_says_what_it_is() -> None:
     """A key at its default can be switched on by removing one character."""
     lines = render(flow(EVERYTHING)).splitlines()

@@ -68,7 +68,10 @@ def test_what_is_wrong_is_named(given: dict[str, str], key: str, text: str) -> N
 
 
 def test_a_password_may_lie_in_a_file(tmp_path: Path) -> None:
-    """`file:/path`, whole jaas lines too."""
+    """`file:/path`, whole jaas lines and private keys too."""
+    (tmp_path / "key").write_text("-----BEGIN PRIVATE KEY-----\n")
+    found = producer_settings("h:1", {"ssl.keystore.key": f"file:{tmp_path}/key"})["ssl.key.pem"]
+    assert found == "-----BEGIN PRIVATE KEY-----"
     (tmp_path / "jaas").write_text(f'{PLAIN} username="alice" password="pw";\n')
     assert producer_settings("h:1", {"sasl.jaas.config": f"file:{tmp_path}/jaas"})["sasl.password"] == "pw"
 
