@@ -1,0 +1,109 @@
+"""What every handler works with: the broker's parts, and the client that asks.
+
+`Broker` is one for all connections; `Session` is one connection's. A handler takes a request, calls what it needs and
+returns the body of the answer:
+
+    async def handle(request: Request, session: Session) -> Body | None
+
+- What fails for a part of a request (a partition, a topic, a group) is a TopicsError whose code goes into that part of
+  the answer. A TopicsError that leaves a handler closes the connection: that is for what has no place in the answer.
+- A ChannelError that leaves a handler ends the service: the log can't keep what it promised.
+- Without an answer (Produce with acks=0) a handler returns None.
+- Rights are asked before it is told whether a thing exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aggregator.topics.access.acl import ANONYMOUS, Operation, Rights
+from aggregator.topics.access.exchange import Exchange
+from aggregator.topics.access.users import Users
+from aggregator.topics.errors import Code, TopicsError
+from aggregator.topics.groups.coordinator import Coordinator
+from aggregator.topics.log.views import Partition, Topic
+from aggregator.topics.wire.api import Body, Request
+
+NODE = 1
+"""The id of the one broker."""
+_REFUSALS: dict[Operation, Code] = {
+    "group": Code.GROUP_AUTHORIZATION_FAILED,
+    "transaction": Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+    "admin": Code.CLUSTER_AUTHORIZATION_FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the configuration says of all topics and connections."""
+
+    host: str
+    """With `port` what clients are told to connect to."""
+    port: int
+    partitions: int = 1
+    """Of a topic that is created without a number."""
+    auto_create: bool = True
+    topics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Topic: keys that it gets when it is created."""
+
+
+class Broker:
+    """`log`, `coordinator` of groups, `rights`, `users` (None: nobody has to say who it is), `settings`."""
+
+    def __init__(self, log: Any, coordinator: Coordinator, rights: Rights, users: Users | None, settings: Settings,
+                 cluster_id: str) -> None:  # fmt: skip
+        self.log, self.coordinator, self.rights, self.users = log, coordinator, rights, users
+        self.settings, self.cluster_id = settings, cluster_id
+
+    async def create(self, name: str, partitions: int = -1, config: Mapping[str, str] | None = None) -> Topic:
+        """A new topic with the configuration's number of partitions (-1) and keys for it. TopicsError."""
+        number = self.settings.partitions if partitions == -1 else partitions
+        await self.log.create(name, number, {**self.settings.topics.get(name, {}), **(config or {})})
+        return self.topic(name)
+
+    def topic(self, name: str) -> Topic:
+        """TopicsError UNKNOWN_TOPIC_OR_PARTITION if there is none."""
+        found: Topic | None = self.log.topics.get(name)
+        if found is None:
+            raise TopicsError(Code.UNKNOWN_TOPIC_OR_PARTITION, f"there is no topic {name[:249]}")
+        return found
+
+
+class Session:
+    """One connection: `principal` is None until it has proved who it is, if it has to."""
+
+    def __init__(self, broker: Broker, address: str, *, tls: bool, loopback: bool) -> None:
+        self.broker, self.address, self.tls, self.loopback = broker, address, tls, loopback
+        self.principal = ANONYMOUS if broker.rights.lets_anonymous_in else None
+        self.exchange: Exchange | None = None
+        """Of SASL, between handshake and success."""
+        self.over = False
+        """The connection ends after this answer."""
+
+    def may(self, operation: Operation, name: str = "") -> bool:
+        """Whether this client may do it to the topic, group or transactional id."""
+        return self.principal is not None and self.broker.rights.may(self.principal, operation, name)
+
+    def require(self, operation: Operation, name: str = "") -> None:
+        """TopicsError TOPIC_, GROUP_, TRANSACTIONAL_ID_ or CLUSTER_AUTHORIZATION_FAILED if it may not."""
+        if not self.may(operation, name):
+            code = _REFUSALS.get(operation, Code.TOPIC_AUTHORIZATION_FAILED)
+            raise TopicsError(code, f"{self.principal} has no right to {operation} {name[:249]}".rstrip())
+
+    def topic(self, name: str, operation: Operation) -> Topic:
+        """A topic that this client may do that to. TopicsError: TOPIC_AUTHORIZATION_FAILED before
+        UNKNOWN_TOPIC_OR_PARTITION."""
+        self.require(operation, name)
+        return self.broker.topic(name)
+
+    def partition(self, name: str, index: int, operation: Operation) -> Partition:
+        """As `topic`."""
+        partitions = self.topic(name, operation).partitions
+        if not 0 <= index < len(partitions):
+            raise TopicsError(Code.UNKNOWN_TOPIC_OR_PARTITION, f"topic {name} has no partition {index}")
+        return partitions[index]
+
+
+Handler = Callable[[Request, Session], Awaitable[Body | None]]

@@ -1,0 +1,14 @@
+"""Requests to answers, a file a family of APIs. Each has its `HANDLERS`: API key to handler (see broker.py).
+
+A handler's first step is taken in the order in which a client's requests came; requests of one connection overlap only
+where all of them are Produce (server.py). So what a handler does before it first waits is done in the client's order.
+"""
+
+from __future__ import annotations
+
+from aggregator.topics.broker import Handler
+from aggregator.topics.handlers import sasl, versions
+
+_SERVED: dict[int, Handler] = {**sasl.HANDLERS}
+HANDLERS: dict[int, Handler] = {**versions.handlers(_SERVED), **_SERVED}
+"""By API key."""
