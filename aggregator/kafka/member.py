@@ -15,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import math
 import queue
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import (
@@ -44,6 +47,8 @@ LATER = (
     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 )  # fmt: skip
 """Why a commit may fail that is worth another try."""
+INTERNAL = ("__consumer_offsets", "__transaction_state", "__share_group_state")
+"""Kafka's own topics, which no pattern means."""
 Result = TypeVar("Result")
 
 
@@ -110,13 +115,21 @@ class Member:
     """Set by the caller before `open`, called in the thread, inside `poll`: `arrive`, where to start partitions that
     were assigned (offsets by place; OFFSET_INVALID: as `auto.offset.reset` says); `leave`, partitions that go (`lost`:
     somebody else may have them already), which returns offsets to commit before they do.
+
+    A pattern is for whole names of topics; it is matched here, since librdkafka would take it for a POSIX one, where
+    `\\d` and `(?:` mean nothing. New topics are looked for as often as `topic.metadata.refresh.interval.ms` says.
     """
 
     arrive: Callable[[dict[Place, int]], Mapping[Place, int]] = staticmethod(lambda committed: committed)
     leave: Callable[[set[Place], bool], Mapping[Place, int]] = staticmethod(lambda places, lost: {})
 
-    def __init__(self, settings: Mapping[str, object], topics: Sequence[str], log: logging.Logger) -> None:
-        self.settings, self.topics, self.log = dict(settings), list(topics), log
+    def __init__(
+        self, settings: Mapping[str, object], topics: Sequence[str] | re.Pattern[str], log: logging.Logger
+    ) -> None:
+        self.settings, self.log = dict(settings), log
+        self.pattern = topics if isinstance(topics, re.Pattern) else None
+        self.topics = [] if isinstance(topics, re.Pattern) else list(topics)
+        self._look_at = -math.inf if self.pattern else math.inf
         self.committed: dict[Place, int] = {}
         """What the broker is known to have, for each partition that is ours; OFFSET_INVALID: nothing."""
         self.ids: dict[str, bytes] = {}
@@ -146,11 +159,14 @@ class Member:
         calls = {"error_cb": self._error, "on_commit": self._on_commit}
         try:
             self._consumer = Consumer({**self.settings, **own, **calls}, logger=Quiet(self.log))
-            self._consumer.subscribe(
-                self.topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-            )
+            if self.topics:
+                self._subscribe()
         except KafkaException as error:
             raise ConfigError(f"kafka: {said(error)}") from error
+
+    def _subscribe(self) -> None:
+        calls = {"on_assign": self._on_assign, "on_revoke": self._on_revoke, "on_lost": self._on_lost}
+        self._consumer.subscribe(self.topics, **calls)
 
     async def close(self) -> None:
         """Leave the group, with commits under way; after a bound without."""
@@ -186,7 +202,7 @@ class Member:
                 self._error(error)
         if records:
             self.trouble = ""
-        elif self.trouble and not found:
+        if (self.trouble and not found) or time.monotonic() > self._look_at:
             self._probe()
         elif not found and self._again:
             self._commit(self._again)
@@ -204,16 +220,26 @@ class Member:
             self.trouble = error.str()
 
     def _probe(self) -> None:
-        """Whether what was wrong is over: nothing tells us."""
+        """Which topics there are, and whether what was wrong is over: nothing tells us."""
         try:
             topics = self._consumer.list_topics(timeout=1.0).topics
         except KafkaException:
             return
-        missing = [topic for topic in self.topics if topic not in topics and not topic.startswith("^")]
-        if missing:
-            self.trouble = f"there is no topic {', '.join(missing)}, or it may not be read by this user"
-            return
         self.trouble = ""
+        if self.pattern:
+            self._match(self.pattern, topics)
+        if missing := [topic for topic in self.topics if topic not in topics]:
+            self.trouble = f"there is no topic {', '.join(missing)}, or it may not be read by this user"
+
+    def _match(self, pattern: re.Pattern[str], topics: Iterable[str]) -> None:
+        every = self.settings.get("topic.metadata.refresh.interval.ms", self.settings.get("metadata.max.age.ms"))
+        self._look_at = time.monotonic() + max(1.0, int(str(every or 300_000)) / 1000)
+        found = sorted(name for name in topics if pattern.fullmatch(name) and name not in INTERNAL)
+        if found and found != self.topics:
+            self.topics = found
+            self._subscribe()
+        elif not self.topics:
+            self.trouble = f"no topic matches {pattern.pattern}, or none that may be read by this user"
 
     async def pause(self) -> None:
         """Read nothing more; `poll` goes on to keep the membership."""

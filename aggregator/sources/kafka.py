@@ -142,7 +142,7 @@ class KafkaSource(Source):
         self._began: dict[Place, int] = {}
         """The first offset that was read of each partition."""
         self._owed: dict[Place, int] = {}
-        topics = [f"^({config.regex})$"] if config.regex else config.topics
+        topics = re.compile(config.regex) if config.regex else config.topics
         member = Member(client.consumer_settings(config.servers, config.group, config.consumer), topics, self.log)
         member.arrive, member.leave = self._arrive, self._leave
         self._member = member

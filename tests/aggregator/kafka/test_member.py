@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka.admin import ClusterMetadata
 
 from aggregator.kafka.member import Member, Place
 
@@ -17,11 +19,21 @@ class FakeConsumer:
     """Gives nothing, and takes down what it is asked."""
 
     def __init__(self) -> None:
+        self.topics: list[str] = []
+        self.subscribed: list[list[str]] = []
         self.commits: list[int] = []
         self.calls: list[str] = []
 
     def consume(self, count: int, seconds: float) -> list[Any]:
         return []
+
+    def list_topics(self, timeout: float) -> ClusterMetadata:
+        found = ClusterMetadata()
+        found.topics = dict.fromkeys(self.topics)
+        return found
+
+    def subscribe(self, topics: list[str], **calls: Any) -> None:
+        self.subscribed.append(topics)
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
         self.commits += [one.offset for one in offsets]
@@ -33,9 +45,10 @@ class FakeConsumer:
         self.calls.append("incremental_assign")
 
 
-def member(**settings: str) -> tuple[Member, FakeConsumer]:
+def member(pattern: re.Pattern[str] | None = None, **settings: str) -> tuple[Member, FakeConsumer]:
     """That has one partition."""
-    made = Member({name.replace("__", "."): text for name, text in settings.items()}, ["t"], logging.getLogger())
+    given = {name.replace("__", "."): text for name, text in settings.items()}
+    made = Member(given, pattern or ["t"], logging.getLogger())
     made._consumer = consumer = FakeConsumer()  # type: ignore[assignment]
     made.assigned = {PLACE}
     return made, consumer
@@ -84,6 +97,36 @@ def test_a_commit_that_the_group_refuses_is_left() -> None:
     answer(one, 6, KafkaError._TRANSPORT)
     one._poll(10, 0)
     assert consumer.commits == [5, 6]
+
+
+def test_a_pattern_is_pythons() -> None:
+    """Whole names; `\\d`, groups and lazy quantifiers as everywhere else. Kafka's own topics are none."""
+    one, consumer = member(pattern=re.compile(r"(?:plant-[\w]+?\d|__.*)"))
+    consumer.topics = ["plant-a1", "plant-a1-old", "plant-x", "__consumer_offsets", "plant-b2"]
+    one._poll(10, 0)
+    one._poll(10, 0)
+    assert consumer.subscribed == [["plant-a1", "plant-b2"]] and not one.trouble
+
+
+def test_a_pattern_takes_new_topics_in() -> None:
+    """The next look finds them."""
+    one, consumer = member(pattern=re.compile("p.*"))
+    consumer.topics = ["p1"]
+    one._poll(10, 0)
+    consumer.topics = ["p1", "p2"]
+    one._look_at = 0
+    one._poll(10, 0)
+    assert consumer.subscribed == [["p1"], ["p1", "p2"]]
+
+
+def test_a_pattern_that_no_topic_matches_is_said() -> None:
+    """Until there is one."""
+    one, consumer = member(pattern=re.compile("p.*"))
+    one._poll(10, 0)
+    assert "no topic matches p.*" in one.trouble and not consumer.subscribed
+    consumer.topics = ["p1"]
+    one._poll(10, 0)
+    assert consumer.subscribed == [["p1"]] and not one.trouble
 
 
 @pytest.mark.parametrize(
