@@ -1,4 +1,7 @@
-"""What a topic holds now, by identity: for an audit. Read committed, from the start of each partition to its end."""
+"""What a topic holds now, by identity: for an audit. Read committed, from the start of each partition to its end.
+
+What retention has removed was there and is gone: nobody can say which numbers that were, so it is said at the end.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,7 @@ def stored(servers: str, given: Mapping[str, str], topics: re.Pattern[str], seco
             name = identity.carried(message)
             if name:
                 yield Identity(*name, 1)
+        _complete(consumer, places, seconds)
     except KafkaException as error:
         raise DeliveryError(f"kafka: {error.args[0].str()}") from error
     finally:
@@ -43,6 +47,20 @@ def _places(consumer: Consumer, topics: re.Pattern[str], seconds: float) -> list
     return [
         TopicPartition(str(one.topic), partition, OFFSET_BEGINNING) for one in found for partition in one.partitions
     ]
+
+
+def _complete(consumer: Consumer, places: list[TopicPartition], seconds: float) -> None:
+    """DeliveryError if a partition no longer begins with its first record; asked after reading, as that moves on."""
+    gone = []
+    for place in places:
+        found = consumer.get_watermark_offsets(place, seconds)
+        if found is None:
+            raise DeliveryError(f"kafka: no answer in {seconds:g} s")
+        if found[0] > 0:
+            gone.append(f"of {place.topic}-{place.partition} before offset {found[0]}")
+    if gone:
+        more = f" and of {len(gone) - 1} partitions more" if gone[1:] else ""
+        raise DeliveryError(f"kafka: records {gone[0]} are gone by retention{more}")
 
 
 def _messages(consumer: Consumer, places: int, seconds: float) -> Iterator[Message]:
