@@ -98,7 +98,7 @@ class Connection:
         run(f"PRAGMA wal_autocheckpoint={WAL_BYTES // self.form.page_size}")
         run(f"PRAGMA journal_size_limit={4 * WAL_BYTES}")
         run("PRAGMA cache_size=-2000")
-        (self.page_size,) = run("PRAGMA page_size").fetchone()
+        self.page_size = int(run("PRAGMA page_size").fetchone()[0])
         if max_bytes:
             # 5 % above the limit that refuses puts, so that acknowledgements and dead letters still find room.
             run(f"PRAGMA max_page_count={BASE_PAGES + int(max_bytes * 1.05) // self.page_size}")
@@ -120,8 +120,12 @@ class Connection:
 
     def used_bytes(self) -> int:
         """Bytes of the pages that hold something, beyond the few that an empty store has."""
-        (pages,) = self.conn.execute("PRAGMA page_count").fetchone()
-        return max(0, int(pages) - self.free_pages() - BASE_PAGES) * int(self.page_size)
+        return max(0, self.pages() - self.free_pages() - BASE_PAGES) * self.page_size
+
+    def pages(self) -> int:
+        """Pages of the file, those in the free list too."""
+        (count,) = self.conn.execute("PRAGMA page_count").fetchone()
+        return int(count)
 
     def free_pages(self) -> int:
         """Pages in the free list."""

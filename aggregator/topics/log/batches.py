@@ -27,7 +27,10 @@ Batch = bytes | memoryview
 
 
 class Append(NamedTuple):
-    """Batches for one partition, all or nothing, which `record_batch.split` has checked."""
+    """Batches for one partition, all or nothing, which `record_batch.split` has checked.
+
+    Their bytes belong to the log until the append is answered, also if nobody waits for the answer any more.
+    """
 
     topic: str
     partition: int
@@ -65,7 +68,8 @@ class Batches:
             "SELECT id, time, total FROM batch WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1", (low, high)
         ).fetchone()
         if last:
-            part.end, part.time, part.total = last[0] - low + 1, last[1], last[2]
+            part.end, part.time = max(part.end, last[0] - low + 1), max(part.time, last[1])
+            part.total = max(part.total, last[2])
         snapshot = run("SELECT upto, producers FROM snapshot WHERE id=?", (part.id,)).fetchone()
         if snapshot:
             part.snapped = snapshot[0]

@@ -67,10 +67,10 @@ class Database(Connection):
             raise TopicsError(Code.DUPLICATE_SEQUENCE_NUMBER, "a part of this batch has come meanwhile: look again")
         changed: dict[tuple[bytes, str], StreamState] = {}
         self.received.note(transit, changed)
-        for key, stream in changed.items():
-            self.received.write(key, stream, 0)
-            work.put(self.received.streams, key, stream)
-            work.tell(lambda views, key=key, stream=stream: views.received(key, stream))  # type: ignore[misc]
+        key, stream = changed.popitem()
+        self.received.write(key, stream, 0)
+        work.put(self.received.streams, key, stream)
+        work.tell(lambda views: views.received(key, stream))
         return [self.batches.append(work, one) for one in appends] if new else []
 
     def unseen(self, transit: Transit) -> Runs:

@@ -21,6 +21,7 @@ from aggregator.topics.log.batches import Batches, moved
 from aggregator.topics.log.catalog import Catalog
 from aggregator.topics.log.schema import OFFSET_LIMIT, key
 from aggregator.topics.log.states import PartState, Work
+from aggregator.topics.record_batch import Header
 
 SLICE_ROWS, SLICE_BYTES = 256, 4 << 20
 FORGET_MS = 3_600_000
@@ -32,8 +33,7 @@ class _Row(NamedTuple):
 
     id: int
     kept: int
-    total: int
-    head: bytes
+    head: Header
 
 
 class Janitor:
@@ -74,11 +74,7 @@ class Janitor:
         if not rows:
             self.catalog.buried(work, id_)
             return
-        taken, size = 0, 0
-        while taken < len(rows) and size < SLICE_BYTES:
-            size += record_batch.header(rows[taken].head).size
-            taken += 1
-        self._delete(id_, rows[taken - 1].id)
+        self._delete(id_, rows[-1].id)
 
     # ---- trimming and retention
 
@@ -95,43 +91,49 @@ class Janitor:
 
     def _drop(self, work: Work, part: PartState) -> bool:
         """Drop a slice of a partition; False if nothing is left to drop now."""
-        rows = self._oldest(part.id)
-        gone = self._count(part, rows)
+        gone = self._gone(part)
         if not gone:
             return False
-        last = rows[gone - 1]
+        last = gone[-1]
         self._delete(part.id, last.id)
-        work.set(part, "dropped", last.total)
-        work.set(part, "start", max(part.start, last.id - key(part.id, 0) + 1))
+        work.set(part, "dropped", part.dropped + sum(row.head.size for row in gone))
+        work.set(part, "start", max(part.start, last.head.last_offset + 1))
         self.conn.execute("DELETE FROM aborted WHERE part=? AND last<?", (part.id, part.start))
         self.catalog.keep(part)
         moved(work, part, [])
         return True
 
-    def _count(self, part: PartState, rows: list[_Row]) -> int:
-        """How many of the oldest batches are to go now."""
+    def _gone(self, part: PartState) -> list[_Row]:
+        """The oldest batches that are to go now, no more than a slice."""
         settings, now = part.topic.settings, clock.wall_ms()
         decided = part.stable if "delete" in settings["cleanup.policy"] else part.start
         age, most = int(settings["retention.ms"]), int(settings["retention.bytes"])
-        for i, row in enumerate(rows):
-            if row.total - part.dropped > SLICE_BYTES and i:
-                return i
-            head = record_batch.header(row.head)
-            if head.last_offset < part.start:
-                continue
-            if head.last_offset >= decided:
-                return i
-            time = min(head.max_time, row.kept) if head.max_time >= 0 else row.kept
-            if not (0 <= age < now - time or 0 <= most <= part.total - row.total):
-                return i
-        return len(rows)
+        gone: list[_Row] = []
+        left = part.size
+        for row in self._oldest(part.id):
+            left -= row.head.size
+            if row.head.last_offset >= part.start:
+                time = min(row.head.max_time, row.kept) if row.head.max_time >= 0 else row.kept
+                kept = not (0 <= age < now - time or 0 <= most <= left)
+                if kept or row.head.last_offset >= decided:
+                    break
+            gone.append(row)
+        return gone
 
     def _oldest(self, id_: int) -> list[_Row]:
-        rows = self.conn.execute(
-            f"SELECT id, kept, total, head FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT {SLICE_ROWS}",
-            (key(id_, 0), key(id_, OFFSET_LIMIT - 1)),
-        )
-        return [_Row(*row) for row in rows]
+        """A slice from the partition's front."""
+        rows: list[_Row] = []
+        size = 0
+        for row_id, kept, raw in self.conn.execute(
+            "SELECT id, kept, head FROM batch WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?",
+            (key(id_, 0), key(id_, OFFSET_LIMIT - 1), SLICE_ROWS),
+        ):
+            head = record_batch.header(raw)
+            size += head.size
+            if rows and size > SLICE_BYTES:
+                break
+            rows.append(_Row(row_id, kept, head))
+        return rows
 
     def _delete(self, id_: int, last: int) -> None:
         self.conn.execute("DELETE FROM batch WHERE id BETWEEN ? AND ?", (key(id_, 0), last))

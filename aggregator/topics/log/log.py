@@ -23,13 +23,14 @@ from agent.store.streams import Runs, Transit
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log import settings
 from aggregator.topics.log.batches import Append
+from aggregator.topics.log.commit import Call, Job, Outcome
 from aggregator.topics.log.database import Database
 from aggregator.topics.log.reader import Reader
 from aggregator.topics.log.schema import Offset
 from aggregator.topics.log.settings import Options
 from aggregator.topics.log.states import Tell, Work
 from aggregator.topics.log.views import Appended, Partition, Place, Topic, changed
-from aggregator.topics.log.writer import Call, Job, Outcome, Writer
+from aggregator.topics.log.writer import Writer
 
 __all__ = ["Append", "Appended", "Database", "Log", "Offset", "Options", "Partition", "Place", "Topic", "Work"]
 

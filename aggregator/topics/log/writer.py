@@ -1,9 +1,8 @@
 """The log's thread: it owns the connection that writes, and makes one commit of whatever has come together.
 
 Work is done in the order in which it was handed in; what it led to is told on the event loop in the same order, and
-only once its commit has returned. One that is refused, by itself or with a bug in it, leaves the others of its commit
-as they are. Where the disk has no room appends are refused and the rest goes on (agent/store/space.py); anything else
-that goes wrong ends the log.
+only once its commit has returned. Where the disk has no room appends are refused and the rest goes on
+(agent/store/space.py); anything else that goes wrong ends the log.
 """
 
 from __future__ import annotations
@@ -16,39 +15,27 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from agent.errors import ChannelError
-from agent.store.connection import Damaged
+from agent.store.connection import WAL_BYTES, Damaged
 from agent.store.space import Space
 from aggregator.topics.errors import Code, TopicsError
+from aggregator.topics.log.commit import Job, Outcome, transact
 from aggregator.topics.log.database import Database
 from aggregator.topics.log.settings import Options
-from aggregator.topics.log.states import Tell, Work
+from aggregator.topics.log.states import Tell
 
 log = logging.getLogger(__name__)
 
 GROUP_BYTES = 4 << 20
 """Appends beyond this sum go into the next commit: it bounds the WAL and with it the reserve."""
-VACUUM_BYTES, VACUUM_STEP = 8 << 20, 256
-"""Above this many free bytes the file gives pages back, so many at a time, while there is nothing else to do."""
+WAL_LIMIT = 4 * WAL_BYTES
+"""Beyond this the writer waits for readers, so that the WAL can start over."""
+LOOSE_BYTES, LOOSE_SHARE, VACUUM_STEP = 8 << 20, 3, 256
+"""With more free bytes than this, and a third of the file, pages are given back, so many at a time, while there is
+nothing else to do. Fewer are soon filled again: to give them back would move every byte of a log once more."""
 REST_SECONDS = 1.0
-
-Call = Callable[[Database, Work], Any]
-
-
-class Job(NamedTuple):
-    """A change to make; None ends the thread."""
-
-    call: Call | None
-    future: asyncio.Future[Any] | None = None
-    size: int = 0
-    """Bytes that it appends; what appends none goes on when the disk is full."""
-    whole: bool = False
-    """It leaves nothing behind when it fails, without a savepoint."""
-
-
-Outcome = list[tuple[Job, Any]]
 
 
 class Told(Protocol):
@@ -61,13 +48,6 @@ class Told(Protocol):
         """The thread has ended; jobs that were not done never will be."""
 
 
-class _Broken(Exception):
-    """A job failed half-way, without a savepoint: the transaction has to begin again without it."""
-
-    def __init__(self, job: Job, error: Exception) -> None:
-        self.job, self.error = job, error
-
-
 class Writer:
     """`open`, then `start`; `join` ends it when all that was handed in is done."""
 
@@ -77,6 +57,8 @@ class Writer:
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self._rested = time.monotonic()
         self._looked = -options.check_seconds
+        self._tidied = True
+        """The last slice of tidying found room."""
         self._ending = False
         self._thread = threading.Thread(target=self._run, name=f"topics {path.parent.name}", daemon=True)
 
@@ -105,7 +87,7 @@ class Writer:
         try:
             return Database(self.path, self.options)
         except sqlite3.Error as error:
-            if not (self.space.is_full(error) or self.space.reserve.exists()):
+            if not self.space.is_full(error):
                 raise
             # The memory that readers share is a small file: a full disk keeps nobody from reading.
             self.space.give_reserve_up()
@@ -120,8 +102,8 @@ class Writer:
             self._close()
         except BaseException as error:
             log.exception("the topics' log %s can't go on", self.path)
-            self.db.close()
             self._post(self.told.fail, ChannelError(f"the topics' log {self.path} can't go on: {error}"))
+            self.db.close()
 
     def _close(self) -> None:
         try:
@@ -134,10 +116,10 @@ class Writer:
     def _turn(self) -> None:
         """Wait for work and do what has come together, then a little of what has time."""
         janitor = self.db.janitor
-        for group in self._groups(self._taken(0.0 if janitor.due else REST_SECONDS)):
+        for group in self._groups(self._taken(0.0 if janitor.due and self._tidied else REST_SECONDS)):
             self._commit(group)
         if janitor.due:
-            self._spare(lambda: self._transact([Job(lambda db, work: janitor.slice(work))]))
+            self._tidied = self._spare(self._slice)
         if time.monotonic() - self._rested > REST_SECONDS:
             self._rested = time.monotonic()
             self._spare(self._rest)
@@ -175,9 +157,10 @@ class Writer:
         except sqlite3.OperationalError as error:
             if not self.space.is_full(error):
                 raise
-            self._disk_full(group, outcome)
-            return
+            tells = self._disk_full(group, outcome)
         self._post(self.told.done, outcome, tells)
+        if self.space.wal_size() > WAL_LIMIT:
+            self.db.checkpoint("RESTART")
         self._count_used()
         self.space.keep_reserve()
 
@@ -186,70 +169,26 @@ class Writer:
         outcome += [(job, error) for job in group if job.size]
         return [job for job in group if not job.size]
 
-    def _disk_full(self, group: list[Job], outcome: Outcome) -> None:
+    def _disk_full(self, group: list[Job], outcome: Outcome) -> list[Tell]:
         """Refuse appends, free the reserve, checkpoint, and try the rest once more."""
         self.space.ran_out(sum(job.size for job in group))
-        outcome.clear()
         group = self._refuse(group, outcome)
-        tells: list[Tell] = []
         try:
             self.db.checkpoint()
-            tells = self._transact(group, outcome)
+            return self._transact(group, outcome)
         except sqlite3.OperationalError as error:
             if not self.space.is_full(error):
                 raise
             refusal = TopicsError(Code.KAFKA_STORAGE_ERROR, self.space.full)
             outcome += [(job, refusal) for job in group]
-        self._post(self.told.done, outcome, tells)
-        self._count_used()
-
-    # ---- a transaction
+            return []
 
     def _transact(self, group: list[Job], outcome: Outcome | None = None) -> list[Tell]:
-        """Do these jobs in one transaction. An sqlite3.Error leaves file and memory as they were."""
-        group, failed = list(group), Outcome()
-        while group:
-            work, done = Work(), Outcome()
-            try:
-                with self.db.transaction():
-                    for job in group:
-                        done.append((job, self._one(job, work)))
-            except _Broken as broken:
-                work.back()
-                group.remove(broken.job)
-                failed.append((broken.job, broken.error))
-                continue
-            except BaseException:
-                work.back()
-                raise
-            if outcome is not None:
-                outcome += failed + done
-            return work.tells
+        """One transaction: adds to the outcome; what is to be told. sqlite3.Error: nothing has changed."""
+        done, tells = transact(self.db, group)
         if outcome is not None:
-            outcome += failed
-        return []
-
-    def _one(self, job: Job, work: Work) -> Any:
-        """A job's result, or what it failed with; then nothing of it is left."""
-        assert job.call is not None
-        mark = work.mark
-        if not job.whole:
-            self.db.conn.execute("SAVEPOINT job")
-        try:
-            result = job.call(self.db, work)
-        except sqlite3.OperationalError:
-            raise
-        except Exception as error:
-            if not isinstance(error, TopicsError):
-                log.exception("a request to the topics' log failed with a bug")
-            if job.whole:
-                raise _Broken(job, error) from None
-            work.back(mark)
-            self.db.conn.execute("ROLLBACK TO job")
-            result = error
-        if not job.whole:
-            self.db.conn.execute("RELEASE job")
-        return result
+            outcome += done
+        return tells
 
     def _post(self, call: Callable[..., None], *args: Any) -> None:
         try:
@@ -259,35 +198,40 @@ class Writer:
 
     # ---- what has time: retention, a full disk, free pages
 
-    def _spare(self, work: Callable[[], list[Tell] | None]) -> None:
-        """Work that may find no room and is tried again later."""
+    def _spare(self, work: Callable[[], None]) -> bool:
+        """Work that may find no room (False) and is tried again later."""
         try:
-            if tells := work():
-                self._post(self.told.done, [], tells)
+            work()
         except sqlite3.OperationalError as error:
             if not self.space.is_full(error):
                 raise
             log.debug("no room to tidy the topics' log now: %s", error)
+            return False
+        return True
 
-    def _rest(self) -> list[Tell] | None:
+    def _slice(self) -> None:
+        self._post(self.told.done, [], self._transact([Job(lambda db, work: db.janitor.slice(work))]))
+
+    def _rest(self) -> None:
         """Once a second: begin a round of retention, try to end a full disk, give free pages back when idle."""
-        tells: list[Tell] = []
         if self._rested - self._looked >= self.options.check_seconds:
             self._looked = self._rested
-            tells = self._transact([Job(lambda db, work: db.janitor.look(work))])
+            self._transact([Job(lambda db, work: db.janitor.look(work))])
         if self.space.full:
             self.db.checkpoint()
-        if self.jobs.empty() and self._loose() > VACUUM_BYTES:
-            while self.jobs.empty() and self.db.vacuum(VACUUM_STEP):
-                pass
+        if self._is_loose():
+            while self.jobs.empty() and self._is_loose():
+                self.db.vacuum(VACUUM_STEP)
             self.db.checkpoint()
         if self.space.full:
             self._end_full()
-        return tells
 
-    def _loose(self) -> int:
-        """Bytes of free pages; while the disk is full each counts."""
-        return self.db.free_pages() * int(self.db.page_size) + (VACUUM_BYTES if self.space.full else 0)
+    def _is_loose(self) -> bool:
+        """Whether the file should give pages back; while the disk is full each counts."""
+        free = self.db.free_pages()
+        if self.space.full:
+            return free > 0
+        return free * self.db.page_size > LOOSE_BYTES and free * LOOSE_SHARE > self.db.pages()
 
     def _end_full(self) -> None:
         """Take in again if there is room and the reserve can be built."""
@@ -298,5 +242,8 @@ class Writer:
                 self.space.end_full()
 
     def _count_used(self) -> None:
-        if self.options.max_bytes:
+        most = self.options.max_bytes
+        if most:
             self.space.used = self.db.used_bytes()
+            if self.space.used > most and not self.space.full:
+                self.space.say_full(f"the topics' log {self.path} holds its {most} bytes")
