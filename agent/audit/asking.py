@@ -17,7 +17,7 @@ from agent.audit.numbers import Numbers, Tally
 from agent.audit.verdict import Channel, Destination, Outlet, Store, Verdict, judge
 from agent.channel import Channel as AnyChannel
 from agent.config.specs import Flow, SinkSpec
-from agent.errors import AgentError
+from agent.errors import AgentError, ConfigError
 from agent.sink import Sink
 from agent.store import control
 from agent.store.streams import Identity
@@ -28,6 +28,19 @@ Say = Callable[[str], None]
 """Tells who waits how far it is."""
 APART = ("channel", "filePrefix", "inUsePrefix", "clientId")
 """Keys in which sinks with one destination may differ."""
+
+
+def check_stores(flows: Sequence[tuple[str, Flow]]) -> None:
+    """ConfigError if two agents name one store: one of them would be taken for the other."""
+    seen: dict[Path, str] = {}
+    for label, flow in flows:
+        for name in flow.channels:
+            folder = _channel(flow, name).folder
+            if folder and (first := seen.setdefault(folder.resolve(), label)) != label:
+                raise ConfigError(
+                    f"{first} and {label} both name the store {folder}: an agent has a folder of its own; write it "
+                    "into its configuration (STATE_DIRECTORY is the same for all of them here)"
+                )
 
 
 def audit(flows: Sequence[tuple[str, Flow]], say: Say) -> list[Verdict]:
@@ -68,12 +81,11 @@ def _destinations(
 
 
 def _outlet(label: str, flow: Flow, name: str, stores: dict[Path, Store | str], say: Say) -> Outlet:
-    spec = flow.channels[name]
-    channel = cast(AnyChannel, spec.cls(spec.name, spec.config))
-    channel.agent = flow.agent
-    folder = channel.folder
+    folder = _channel(flow, name).folder
     if folder is None:
-        return Outlet(label, name, None, f"a channel of type {spec.type} keeps no account of what it was given")
+        return Outlet(
+            label, name, None, f"a channel of type {flow.channels[name].type} keeps no account of what it was given"
+        )
     if folder not in stores:
         stores[folder] = _store(folder, say)
     store = stores[folder]
@@ -82,6 +94,13 @@ def _outlet(label: str, flow: Flow, name: str, stores: dict[Path, Store | str], 
     if name not in store.channels:
         return Outlet(label, name, store, f"the store {folder} has no channel {name} yet")
     return Outlet(label, name, store, branch=_is_branch(flow, name))
+
+
+def _channel(flow: Flow, name: str) -> AnyChannel:
+    spec = flow.channels[name]
+    channel = cast(AnyChannel, spec.cls(spec.name, spec.config))
+    channel.agent = flow.agent
+    return channel
 
 
 def _is_branch(flow: Flow, channel: str) -> bool:
@@ -122,9 +141,7 @@ def _run(plain: list[Any]) -> Identity:
 def _sink(flow: Flow, spec: SinkSpec) -> Sink:
     sink = cast(Sink, spec.cls(spec.name, spec.config))
     sink.agent = flow.agent
-    channel = cast(AnyChannel, flow.channels[spec.channel].cls(spec.channel, flow.channels[spec.channel].config))
-    channel.agent = flow.agent
-    sink.folder = channel.folder
+    sink.folder = _channel(flow, spec.channel).folder
     return sink
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent import logs
+from agent.config.blocks import Text
 from agent.config.flow import Flow, judge
+from agent.config.problems import Report
+from agent.config.reading import listed, nearest
 from agent.errors import ConfigError
 from agent.options import FATAL, OK, WRONG, Program
 
@@ -34,6 +37,7 @@ def main(program: Program, arguments: Sequence[str]) -> int:
 
     try:
         flows = _flows(program, given)
+        asking.check_stores(flows)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -65,28 +69,34 @@ def _parser(program: Program) -> argparse.ArgumentParser:
 def _flows(program: Program, given: argparse.Namespace) -> list[tuple[str, Flow]]:
     """(label, flow) of every agent; an agent's name, with its file where two have one name."""
     system = dict(item.partition("=")[::2] for item in given.define)
-    flows = []
-    for file in given.files:
-        try:
-            content = Path(file).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{file}: the configuration can't be read: {error.strerror}") from None
-        flows += [(file, flow) for flow in _of_file(program, file, content, given.names, system)]
-    names = [flow.agent for _, flow in flows]
-    return [(flow.agent if names.count(flow.agent) == 1 else f"{flow.agent} of {file}", flow) for file, flow in flows]
+    contents = {file: _content(file) for file in dict.fromkeys(given.files)}
+    held = {file: Text([(file, content)], system, Report([file])).agents() for file, content in contents.items()}
+    names = dict.fromkeys(given.names)
+    _check_names(names, held)
+    flows = [
+        (file, judge([(file, contents[file])], name, system=system, packages=program.packages))
+        for file in contents
+        for name in [name for name in names if name in held[file]] or [next(iter(names), None)]
+    ]
+    every = [flow.agent for _, flow in flows]
+    return [(flow.agent if every.count(flow.agent) == 1 else f"{flow.agent} of {file}", flow) for file, flow in flows]
 
 
-def _of_file(program: Program, file: str, content: bytes, names: Sequence[str], system: dict[str, str]) -> list[Flow]:
-    """The named agents of a file, else the only one."""
-    found, refused = [], None
-    for name in names or (None,):
-        try:
-            found.append(judge([(file, content)], name, system=system, packages=program.packages))
-        except ConfigError as error:
-            refused = error
-    if refused and not found:
-        raise refused
-    return found
+def _content(file: str) -> bytes:
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{file}: the configuration can't be read: {error.strerror}") from None
+
+
+def _check_names(names: Iterable[str], held: Mapping[str, Sequence[str]]) -> None:
+    """ConfigError for each name that no file has."""
+    every = [agent for agents in held.values() for agent in agents]
+    wrong = [name for name in names if name not in every]
+    if wrong:
+        close = {name: nearest(name, every) for name in wrong}
+        hints = {name: f"the nearest is {close[name]}" if close[name] else listed(every, "there are") for name in wrong}
+        raise ConfigError("\n".join(f"-n {name}: no file holds such an agent; {hints[name]}" for name in wrong))
 
 
 class Progress:

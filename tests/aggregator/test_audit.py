@@ -226,6 +226,47 @@ def test_a_wrong_configuration(tmp_path: Path) -> None:
     assert (answer.returncode, "can't be read" in answer.stderr) == (2, True)
 
 
+def two(tmp_path: Path, *keys: str) -> list[str]:
+    """Words that name two configurations, of a1 and of a2."""
+    words = []
+    for name in ("a1", "a2"):
+        conf = re.sub(r"\ba1\b", name, FLOW.format(folder=tmp_path)).replace("= store", f"= store-{name}")
+        (tmp_path / f"{name}.conf").write_text(conf)
+        words += ["-f", f"{name}.conf"]
+    return [*words, *keys]
+
+
+def told(tmp_path: Path, *words: str) -> tuple[int, str]:
+    """Exit code, and what is said on stderr."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "aggregator", "audit", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return answer.returncode, answer.stderr
+
+
+def test_a_name_that_no_file_has(tmp_path: Path) -> None:
+    """A misspelt agent is exit code 2 with the nearest name, though other names are found."""
+    code, said = told(tmp_path, *two(tmp_path, "-n", "a1", "-n", "a22"))
+    assert (code, said) == (2, "-n a22: no file holds such an agent; the nearest is a2\n")
+
+
+def test_an_agent_that_is_wrong_is_not_passed_by(tmp_path: Path) -> None:
+    """One of two agents whose configuration is wrong is exit code 2, with what is wrong."""
+    words = two(tmp_path, "-n", "a1", "-n", "a2")
+    (tmp_path / "a2.conf").write_text((tmp_path / "a2.conf").read_text().replace("type = hdfs", "type = hdfsx"))
+    code, said = told(tmp_path, *words)
+    assert code == 2 and said.startswith("a2.conf:") and "hdfsx" in said
+
+
+def test_one_store_of_two_agents(tmp_path: Path) -> None:
+    """Two configurations that name one folder are refused: one of them would go unasked."""
+    words = two(tmp_path)
+    (tmp_path / "a2.conf").write_text((tmp_path / "a1.conf").read_text())
+    code, said = told(tmp_path, *words)
+    assert code == 2 and said.startswith("a1 of a1.conf and a1 of a2.conf both name the store ")
+
+
 def test_the_page_shows_what_it_prints(program: Start, tmp_path: Path) -> None:
     """docs/operations.md shows what is printed once a file was deleted, but for its name and the origin."""
     named = re.sub(r"\bk1\b", "table", re.sub(r"\bk2\b", "lake", FLOW))
