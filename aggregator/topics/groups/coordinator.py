@@ -100,9 +100,11 @@ class Coordinator:
         found = self._groups.get(group)
         if self._closed:
             return Code.COORDINATOR_NOT_AVAILABLE
-        if found is None and group not in self._kept:
-            return Code.NONE if generation < 0 else Code.ILLEGAL_GENERATION
-        return (found or self._new(group)).check(member_id, instance_id, generation, transactional)
+        if found is not None:
+            return found.check(member_id, instance_id, generation, transactional)
+        if generation < 0:
+            return Code.NONE
+        return Code.UNKNOWN_MEMBER_ID if group in self._kept else Code.ILLEGAL_GENERATION
 
     # -- groups
 
@@ -187,9 +189,6 @@ class Coordinator:
     def _bytes(self) -> int:
         return sum(group.roster.bytes for group in self._groups.values())
 
-    def _new(self, name: str) -> Group:
-        return Group(name, self._later, self.limits, self._rested)
-
     def _rested(self, name: str) -> None:
         """Kafka's cleanupGroupMetadata: without members and offsets, a group is forgotten."""
         group = self._groups[name]
@@ -206,7 +205,7 @@ class Coordinator:
         if len(self._groups) >= self.limits.groups:
             log.warning("group %s: there are %d groups with members already", name, self.limits.groups)
             return None
-        self._groups[name] = group = self._new(name)
+        self._groups[name] = group = Group(name, self._later, self.limits, self._rested)
         group.rest()
         return group
 

@@ -24,7 +24,7 @@ class Group(Phases):
 
     def join(self, join: Join, require_member_id: bool) -> Answer:
         """A member, or who wants to be one, asks to be in the next generation."""
-        if not self._has_room(join.member_id):
+        if not self._has_room(join.member_id or self.roster.static.get(join.instance_id or "", "")):
             self._turn_away(join.member_id)
             return join_refused(Code.GROUP_MAX_SIZE_REACHED)
         if not self.roster.supports(join):

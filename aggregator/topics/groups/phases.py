@@ -47,7 +47,7 @@ class Phases:
         self._timer: Timer | None = None
         self._opening = False
         self._grown = False
-        self._unsynced: set[str] = set()
+        self._unsynced: set[Member] = set()
 
     # -- a member's presence
 
@@ -70,7 +70,7 @@ class Phases:
 
     def _drop(self, member: Member) -> None:
         self.roster.remove(member)
-        self._unsynced.discard(member.id)
+        self._unsynced.discard(member)
         self.sessions.end(member, Code.UNKNOWN_MEMBER_ID)
 
     # -- ids given out, whose second JoinGroup is to come (KIP-394)
@@ -151,7 +151,7 @@ class Phases:
         self.generation += 1
         self.state, self.protocol = State.COMPLETING, roster.selected()
         self.topics = self._subscribed()
-        self._unsynced = set(roster.members)
+        self._unsynced = set(roster.members.values())
         for member in roster.members.values():
             waiting, member.joining, member.new = member.joining, None, False
             answer(waiting, self.joined(member))
@@ -180,7 +180,7 @@ class Phases:
 
     def has_synced(self, member: Member) -> None:
         """Its SyncGroup came; once all have come, nobody can be late."""
-        self._unsynced.discard(member.id)
+        self._unsynced.discard(member)
         if not self._unsynced:
             self._disarm()
 
@@ -205,8 +205,8 @@ class Phases:
 
     def _sync_late(self) -> None:
         """Who joined and never asked for its assignment is out (KAFKA-9752)."""
-        for member_id in list(self._unsynced):
-            self._drop(self.roster.members[member_id])
+        for member in list(self._unsynced):
+            self._drop(member)
         self.rebalance()
 
     # -- ends
