@@ -1,7 +1,8 @@
 """Commands to a store: `ask(folder, command, ...)`.
 
 The agent that holds a store answers on a Unix socket in its folder (mode 0600): one line of JSON to it, one back. Where
-nobody holds it the command takes the lock and opens the file itself; only a replay begins an opening.
+nobody holds it the command takes the lock and opens the file itself; only a replay begins an opening. Not on a file
+system of another machine: a lock there is this machine's own, and the agent that runs there would not be seen.
 
 | command | arguments | answer |
 |---|---|---|
@@ -17,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -38,6 +40,9 @@ LINE = 1 << 20
 """Bytes of a request at most."""
 PATIENCE = 60.0
 """Seconds that a command waits for its answer."""
+MOUNTS = Path("/proc/self/mountinfo")
+FAR = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "9p", "virtiofs", "vboxsf", "fuse")
+"""File systems whose locks another machine, or the machine around this one, doesn't see."""
 Answer = dict[str, Any]
 
 
@@ -139,12 +144,17 @@ async def _held(store: Store, command: str, arguments: Answer) -> Answer:
 
 def _alone(folder: Path, command: str, arguments: Answer) -> Answer:
     path = folder / "headrace.db"
-    leftovers = any(folder.glob(f"{path.name}.salvage*"))
-    if not path.exists() and not leftovers:
-        raise ChannelError(f"{folder} holds no store (no headrace.db)")
-    lock = StoreLock(folder / "headrace.lock")
-    try:
-        with translated({sqlite3.Error: ChannelError, OSError: ChannelError}, f"the store {path}"):
+    with translated({sqlite3.Error: ChannelError, OSError: ChannelError}, f"the store {path}"):
+        leftovers = any(folder.glob(f"{path.name}.salvage*"))
+        if not path.exists() and not leftovers:
+            raise ChannelError(f"{folder} holds no store (no headrace.db)")
+        if kind := _far(folder.resolve()):
+            raise ChannelError(
+                f"the store {folder} lies on {kind}, where nobody can tell whether its agent runs: ask on the machine "
+                "of the agent, or stop it and copy the folder to a disk of this one"
+            )
+        lock = StoreLock(folder / "headrace.lock")
+        try:
             if leftovers:
                 _resume(path)
             try:
@@ -153,8 +163,19 @@ def _alone(folder: Path, command: str, arguments: Answer) -> Answer:
             except Damaged as error:
                 why = f"{path} is damaged ({error}): start its agent, which saves what is readable"
                 raise ChannelError(why) from None
-    finally:
-        lock.release()
+        finally:
+            lock.release()
+
+
+def _far(folder: Path) -> str:
+    """The type of the file system, if it is another machine's or a program's (proc(5), mountinfo); else empty."""
+    found, most = "", 0
+    for line in MOUNTS.read_text("utf-8", "surrogateescape").splitlines() if MOUNTS.exists() else ():
+        mount, _, about = line.partition(" - ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), mount.split()[4]))
+        if folder.is_relative_to(point) and len(point.parts) >= most:
+            found, most = about.split()[0], len(point.parts)
+    return found if found in FAR or found.startswith("fuse.") else ""
 
 
 def _resume(path: Path) -> None:
