@@ -26,6 +26,7 @@ from aggregator.topics.log.janitor import Janitor
 from aggregator.topics.log.schema import LOG
 from aggregator.topics.log.settings import Options
 from aggregator.topics.log.states import Work
+from aggregator.topics.log.transactions import TransactionTable
 from aggregator.topics.log.views import Appended, Partition, Topic, Views
 
 IDS_A_TIME = 1000
@@ -42,6 +43,7 @@ class Database(Connection):
             self.catalog = Catalog(self.conn, options)
             self.batches = Batches(self.conn, self.catalog)
             self.committed = Committed(self.conn, self.catalog)
+            self.transactions = TransactionTable(self.conn, self.catalog, self.batches, self.committed)
             self.received = Received(self.conn)
             self.janitor = Janitor(self.conn, self.catalog, self.batches)
             self.cluster_id = self._cluster_id()
@@ -128,6 +130,7 @@ class Database(Connection):
             if id_ in views.parts:
                 views.parts[id_].aborted.append((last, producer, first))
         views.offsets = self.committed.all()
+        views.pending = self.transactions.pending()
         views.streams = dict(self.received.streams)
         return views
 

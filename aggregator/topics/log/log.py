@@ -11,7 +11,7 @@ Files of the folder: topics.db (with -wal and -shm), topics.lock, topics.reserve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,10 @@ class Log:
         """Drop offsets of a group; None: all of them."""
         kept = None if places is None else list(places)
         await self.run(lambda db, work: db.committed.forget(work, group, kept), whole=True)
+
+    def pending_offsets(self, group: str) -> Collection[Place]:
+        """Partitions for which an open transaction is about to commit an offset of the group (KIP-447)."""
+        return frozenset[Place]().union(*self._views.pending.get(group, {}).values())
 
     async def producer_id(self) -> int:
         """One that no producer has had."""

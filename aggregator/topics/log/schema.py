@@ -30,6 +30,11 @@ CREATE TABLE aborted(part INTEGER, last INTEGER, producer INTEGER, first INTEGER
   PRIMARY KEY(part, last)) WITHOUT ROWID;
 CREATE TABLE committed(team TEXT, topic TEXT, number INTEGER, place INTEGER, epoch INTEGER, metadata TEXT, time INTEGER,
   PRIMARY KEY(team, topic, number)) WITHOUT ROWID;
+CREATE TABLE transactional(id TEXT PRIMARY KEY, producer INTEGER, epoch INTEGER, before INTEGER, before_epoch INTEGER,
+  timeout INTEGER, state TEXT, started INTEGER, touched INTEGER) WITHOUT ROWID;
+CREATE TABLE enlisted(id TEXT, name TEXT, number INTEGER, PRIMARY KEY(id, name, number)) WITHOUT ROWID;
+CREATE TABLE pending(id TEXT, team TEXT, topic TEXT, number INTEGER, place INTEGER, epoch INTEGER, metadata TEXT,
+  PRIMARY KEY(id, team, topic, number)) WITHOUT ROWID;
 CREATE TABLE stream(id INTEGER PRIMARY KEY, origin BLOB, channel TEXT, settled INTEGER, ranges BLOB,
   touched_ms INTEGER, version INTEGER, crc INTEGER);
 """

@@ -90,6 +90,8 @@ class Views:
         self.topics: dict[str, Topic] = {}
         self.parts: dict[int, Partition] = {}
         self.offsets: dict[str, dict[Place, Offset]] = {}
+        self.pending: dict[str, dict[str, frozenset[Place]]] = {}
+        """Group -> transactional id -> partitions whose offsets wait for its transaction."""
         self.streams: dict[Key, StreamState] = {}
         self.cache = Cache(cache_bytes)
 
@@ -147,6 +149,18 @@ class Views:
             kept.pop(place, None)
         if not kept:
             self.offsets.pop(group, None)
+
+    def pends(self, group: str, id_: str, places: frozenset[Place]) -> None:
+        """Offsets wait for the end of a transaction."""
+        waiting = self.pending.setdefault(group, {})
+        waiting[id_] = waiting.get(id_, frozenset()) | places
+
+    def settled(self, id_: str) -> None:
+        """The transaction has ended."""
+        for group, waiting in list(self.pending.items()):
+            waiting.pop(id_, None)
+            if not waiting:
+                del self.pending[group]
 
     def received(self, key: Key, stream: StreamState) -> None:
         self.streams[key] = stream
