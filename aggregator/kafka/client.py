@@ -31,6 +31,7 @@ RENAMED = {
     "receive.buffer.bytes": "socket.receive.buffer.bytes",
     "max.request.size": "message.max.bytes",
     "fetch.max.wait.ms": "fetch.wait.max.ms",
+    "delivery.timeout.ms": "message.timeout.ms",
     "default.api.timeout.ms": "socket.timeout.ms",
     "ssl.keystore.certificate.chain": "ssl.certificate.pem",
     "ssl.keystore.key": "ssl.key.pem",
@@ -48,7 +49,6 @@ NOTHING = {
 }  # fmt: skip
 """Settings of Java's client without a meaning here; said once."""
 FIXED = {
-    "enable.auto.commit": "offsets are committed after the channel has the events",
     "bootstrap.servers": "give kafka.bootstrap.servers",
     "group.id": "give kafka.consumer.group.id",
 }
@@ -63,17 +63,25 @@ ASSIGNORS = {"RangeAssignor": "range", "RoundRobinAssignor": "roundrobin", "Stic
              "CooperativeStickyAssignor": "cooperative-sticky"}  # fmt: skip
 JAAS = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|\'([^\']*)\'|([^\s;]+))')
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+MOST_BYTES = (1 << 20) + (64 << 10)
+"""Of a record: an event of 1 MiB, as Java's client and our other legs take it, with its headers. librdkafka's own bound
+lies below that; the topic's max.message.bytes (1,048,588 unless set) judges."""
 JKS = b"\xfe\xed\xfe\xed"
 log = logging.getLogger(__name__)
 
 
 def producer_settings(servers: str, given: Mapping[str, str]) -> Settings:
     """For a producer: idempotent with acks = all unless `given` says otherwise. ConfigError names the setting."""
-    settings: Settings = {"partitioner": "murmur2_random", **_common(servers), **translated_names(given)}
+    own = {"partitioner": "murmur2_random", "message.max.bytes": MOST_BYTES, **_common(servers)}
+    settings: Settings = {**own, **translated_names(given)}
     if str(settings.get("acks", "all")) in ("all", "-1"):
         settings = {"acks": "all", "enable.idempotence": True, **settings}
+    elif "transactional.id" in settings:
+        raise ConfigError(f"acks: a transaction needs all, not {settings['acks']}")
     elif "enable.idempotence" not in settings:
         settings["enable.idempotence"] = False
+    if "transactional.id" in settings and str(settings["enable.idempotence"]).lower() == "false":
+        raise ConfigError("enable.idempotence: a transaction needs true")
     return settings
 
 
@@ -103,7 +111,8 @@ def problems(prefix: str, given: Mapping[str, str], kind: type[Producer] | type[
         client = kind({**settings, "log_level": 0})
         client.close()
     except (KafkaException, ValueError, TypeError) as error:
-        name = next((name for name in given if f'"{name}"' in str(error)), next(iter(given), ""))
+        named = set(re.findall(r"[\"`]([a-z.]+)[\"`]", str(error)))
+        name = next((name for name in given if named & {name, RENAMED.get(name)}), next(iter(given), ""))
         return [(f"{prefix}{name}", _reason(error))]
     return []
 
@@ -121,7 +130,7 @@ def translated_names(given: Mapping[str, str]) -> Settings:
         if name in FIXED:
             raise ConfigError(f"{name}: can't be set here: {FIXED[name]}")
         if name in NOTHING:
-            _say(name)
+            _say(name, "it has no meaning here")
         elif name in SPECIAL:
             out |= SPECIAL[name](text)
         else:
@@ -130,8 +139,8 @@ def translated_names(given: Mapping[str, str]) -> Settings:
 
 
 @cache
-def _say(name: str) -> None:
-    log.warning("the Kafka setting %s has no meaning here", name)
+def _say(name: str, why: str) -> None:
+    log.warning("the Kafka setting %s has no effect: %s", name, why)
 
 
 def _revealed(name: str, text: str) -> str:
@@ -197,6 +206,12 @@ def _assignors(text: str) -> Settings:
     return {"partition.assignment.strategy": ",".join(ASSIGNORS.get(name, name) for name in names)}
 
 
+def _auto_commit(text: str) -> Settings:
+    if text.lower() != "false":
+        _say("enable.auto.commit", "offsets are committed once the channel has the events")
+    return {}
+
+
 def _kilobytes(text: str) -> Settings:
     if not text.isdigit():
         raise ConfigError(f"buffer.memory: {text!r} is no number of bytes")
@@ -211,6 +226,8 @@ SPECIAL: dict[str, Callable[[str], Settings]] = {
     "ssl.keystore.location": _keystore,
     "partition.assignment.strategy": _assignors,
     "buffer.memory": _kilobytes,
+    "enable.auto.commit": _auto_commit,
+    "auto.offset.reset": lambda text: {"auto.offset.reset": "error" if text.lower() == "none" else text},
     "ssl.endpoint.identification.algorithm": lambda text: {
         "ssl.endpoint.identification.algorithm": text.lower() or "none"
     },

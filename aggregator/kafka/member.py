@@ -212,6 +212,8 @@ class Member:
         """Of the client or of a topic."""
         if error.fatal():
             self._failure = DeliveryError(f"kafka: {error.str()}")
+        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._failure = DeliveryError(f"kafka: {error.str()}: set it with kafka-consumer-groups --reset-offsets")
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.trouble = f"no broker of {self.settings.get('bootstrap.servers')} answers"
         elif error.code() == KafkaError._MAX_POLL_EXCEEDED:

@@ -38,6 +38,8 @@ from aggregator.kafka.stored import stored
 
 GRACE = 10.0
 """Seconds beyond callTimeout after which the thread is given up."""
+LAST_WORDS = 5.0
+"""Seconds for that at close; a stop must not wait for a broker that is away."""
 MACHINE = Path("/etc/machine-id")
 
 
@@ -86,9 +88,12 @@ class KafkaConfig(SinkConfig):
     )
 
     def problems(self) -> list[tuple[str, str]]:
-        if self.transactional and self.acks not in ("all", "-1"):
-            return [*self._topics(), ("kafka.producer.acks", f"transactional = true needs all, not {self.acks}")]
         return [*self._topics(), *client.problems("kafka.producer.", self.settings(), Producer)]
+
+    @property
+    def transacts(self) -> bool:
+        """A transactional.id of the producer says so too, as in Flume."""
+        return self.transactional or "transactional.id" in self.producer
 
     def _topics(self) -> Iterator[tuple[str, str]]:
         try:
@@ -100,7 +105,9 @@ class KafkaConfig(SinkConfig):
             yield "kafka.topic", f"{fixed!r} is no topic: it takes letters, digits and . _ -"
         if self.positionTopic and not is_legal(self.positionTopic):
             yield "positionTopic", f"{self.positionTopic!r} is no topic: it takes letters, digits and . _ -"
-        if self.transactional and fixed is None and not self.positionTopic:
+        if self.transactionalId and not self.transacts:
+            yield "transactional.id", "has no effect without transactional = true"
+        if self.transacts and fixed is None and not self.positionTopic:
             yield "positionTopic", "is missing: kafka.topic depends on the event, so name a topic that exists"
 
     def settings(self) -> dict[str, str]:
@@ -110,7 +117,7 @@ class KafkaConfig(SinkConfig):
         if "message.timeout.ms" not in given:
             given.setdefault("delivery.timeout.ms", bound)
         given.setdefault("queue.buffering.max.messages", str(max(100_000, 2 * self.batchSize)))
-        if self.transactional:
+        if self.transacts:
             given.setdefault("transactional.id", self.transactionalId or "to be made")
             given.setdefault("transaction.timeout.ms", str(max(60_000, int(bound))))
         return given
@@ -134,12 +141,12 @@ class KafkaSink(Sink):
         """DeliveryError if it is transactional and no broker answers."""
         config = self.config
         given = config.settings()
-        if config.transactional:
+        if config.transacts:
             given["transactional.id"] = config.producer.get("transactional.id") or self._id()
-        if not (config.transactional and self.durable):
-            why = "it has a memory channel" if config.transactional else "transactional = false"
+        if not (config.transacts and self.durable):
+            why = "it has a memory channel" if config.transacts else "transactional = false"
             self.log.info("at least once: %s", why)
-        group = given.get("transactional.id", "") if config.transactional else ""
+        group = given["transactional.id"] if config.transacts else ""
         settings = client.producer_settings(config.servers, given)
         place = config.positionTopic or self.fixed or ""
         self.sender = Sender(settings, config.callTimeout, self.log, group, place)
@@ -168,8 +175,9 @@ class KafkaSink(Sink):
     async def close(self) -> None:
         if self.sender:
             try:
-                await self._call(self.sender.close)
-            except DeliveryError:
+                async with asyncio.timeout(LAST_WORDS):
+                    await self.thread.call(self.sender.close)
+            except TimeoutError:
                 self.log.warning("kafka doesn't answer; closed without a word")
             self.thread.end()
 

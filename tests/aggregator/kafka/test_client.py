@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Consumer, Producer
 
 from agent.errors import ConfigError
-from aggregator.kafka.client import consumer_settings, problems, producer_settings
+from aggregator.kafka.client import _say, consumer_settings, problems, producer_settings
 
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
@@ -50,6 +50,30 @@ def test_assignors_are_java_classes() -> None:
     assert problems("kafka.consumer.", given, Consumer) == []
 
 
+@pytest.mark.parametrize(("value", "said"), [("false", False), ("true", True)])
+def test_auto_commit_is_off_whatever_is_set(value: str, said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """As in Flume; `true` is said to have no effect."""
+    _say.cache_clear()
+    given = {"enable.auto.commit": value}
+    assert consumer_settings("h:1", "g", given)["enable.auto.commit"] is False
+    assert problems("kafka.consumer.", given, Consumer) == []
+    assert ("enable.auto.commit has no effect" in caplog.text) is said
+
+
+def test_no_reset_is_an_error_here() -> None:
+    """Java's word for it is none, librdkafka's error."""
+    given = {"auto.offset.reset": "none"}
+    assert problems("kafka.consumer.", given, Consumer) == []
+    assert consumer_settings("h:1", "g", given)["auto.offset.reset"] == "error"
+
+
+def test_an_event_of_one_mebibyte_fits() -> None:
+    """As with Java's client: librdkafka's own bound is 1,000,000 bytes."""
+    producer = Producer({**producer_settings("127.0.0.1:1", {}), "log_level": 0})
+    producer.produce("t", bytes(1 << 20), headers=[("headrace.origin", b"x" * 32)])
+    producer.purge()
+
+
 @pytest.mark.parametrize(
     ("given", "key", "text"),
     [
@@ -59,6 +83,18 @@ def test_assignors_are_java_classes() -> None:
         ({"sasl.jaas.config": "x required;"}, "kafka.producer.sasl.jaas.config", "username and password"),
         ({"ssl.truststore.location": "/nowhere"}, "kafka.producer.ssl.truststore.location", "No such file"),
         ({"sasl.password": "file:/nowhere"}, "kafka.producer.sasl.password", "can't be read"),
+        ({"transactional.id": "x", "acks": "1"}, "kafka.producer.acks", "needs all, not 1"),
+        ({"transactional.id": "x", "enable.idempotence": "false"}, "kafka.producer.enable.idempotence", "needs true"),
+        (
+            {
+                "linger.ms": "5",
+                "transactional.id": "x",
+                "transaction.timeout.ms": "30000",
+                "delivery.timeout.ms": "31000",
+            },
+            "kafka.producer.transaction.timeout.ms",
+            "message.timeout.ms",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(given: dict[str, str], key: str, text: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import KafkaError, TopicPartition
 from confluent_kafka.admin import ClusterMetadata
 
+from agent.errors import DeliveryError
 from aggregator.kafka.member import Member, Place
 
 PLACE = Place("t", 0)
@@ -127,6 +128,14 @@ def test_a_pattern_that_no_topic_matches_is_said() -> None:
     consumer.topics = ["p1"]
     one._poll(10, 0)
     assert consumer.subscribed == [["p1"]] and not one.trouble
+
+
+def test_no_offset_and_none_to_begin_with() -> None:
+    """auto.offset.reset = none: the group's offset is the operator's to set, and nothing is read until then."""
+    one, _ = member()
+    one._error(KafkaError(KafkaError._AUTO_OFFSET_RESET))
+    with pytest.raises(DeliveryError, match="--reset-offsets"):
+        one._poll(10, 0)
 
 
 @pytest.mark.parametrize(

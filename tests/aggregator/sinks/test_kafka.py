@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from agent.store.streams import Identity, Transit
 from aggregator.kafka.member import Daemon
 from aggregator.kafka.position import MOST, Position
 from aggregator.kafka.sender import Records
+from aggregator.sinks import kafka as module
 from aggregator.sinks.kafka import KafkaConfig, KafkaSink
 
 BASE = {"channel": "c", "kafka.bootstrap.servers": "127.0.0.1:1", "kafka.topic": "t"}
@@ -43,6 +45,8 @@ class Listening:
 
     def send(self, groups: Sequence[Records], transit: Transit | None) -> None:
         self.groups += groups
+
+    def close(self) -> None: ...
 
 
 def groups(*events: Event, names: tuple[Identity, ...] | None = None, **keys: str) -> list[Records]:
@@ -81,6 +85,8 @@ def test_flumes_old_names() -> None:
         ({"kafka__producer__bootstrap.servers": "h:1"}, "give kafka.bootstrap.servers"),
         ({"kafka__producer__acks": "1", "transactional": "true"}, "needs all, not 1"),
         ({"kafka__producer__acks": "2"}, "takes all, -1, 0 or 1"),
+        ({"kafka__producer__acks": "1", "kafka__producer__transactional.id": "x"}, "needs all, not 1"),
+        ({"transactional.id": "x"}, "without transactional = true"),
         ({"flumeBatchSize": "0"}, "at least 1"),
         ({"zookeeperConnect": "z:2181"}, "name brokers in kafka.bootstrap.servers"),
     ],
@@ -161,6 +167,31 @@ def test_identity_in_record_headers() -> None:
     found = [dict(made["headers"]) for made in records(*[Event({}, b"")] * 3, names=names, identity="true")]
     assert [headers["headrace.number"] for headers in found] == [b"7", b"8", b"1"]
     assert found[2]["headrace.origin"] == other.hex().encode()
+
+
+def test_a_producers_transactional_id_makes_it_transactional() -> None:
+    """As in Flume, where nothing else says so."""
+    config = read(KafkaConfig, BASE | {"kafka.producer.transactional.id": "x"}, "kafka").config
+    assert config and config.transacts and config.settings()["transactional.id"] == "x"
+
+
+def test_a_close_does_not_wait_for_the_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is under way with Kafka down is left to its thread, long before a supervisor kills the process."""
+    config = read(KafkaConfig, BASE, "kafka").config
+    assert config
+    sink, over = KafkaSink("k", config), threading.Event()
+    monkeypatch.setattr(module, "LAST_WORDS", 0.01)
+
+    async def steps() -> None:
+        async with asyncio.timeout(30):
+            sink.sender, sink.thread = Listening(), Daemon("test")  # type: ignore[assignment]
+            hanging = asyncio.create_task(sink.thread.call(over.wait))
+            await asyncio.sleep(0)
+            await sink.close()
+            over.set()
+            await hanging
+
+    asyncio.run(steps())
 
 
 def test_a_crowded_position_is_kept_by_the_channel_first() -> None:

@@ -81,8 +81,8 @@ def test_topics_or_regex() -> None:
 def test_consumer_settings_are_judged() -> None:
     """A setting that no client has, and one that is ours to set, are errors of their own key."""
     assert [fault.key for fault in config(kafka__consumer__fetch__min="1").faults] == ["kafka.consumer.fetch.min"]
-    [fault] = config(kafka__consumer__enable__auto__commit="true").faults
-    assert fault.key == "kafka.consumer.enable.auto.commit"
+    [fault] = config(kafka__consumer__group__id="g", kafka__consumer__bootstrap__servers="h:1").faults
+    assert fault.key == "kafka.consumer.bootstrap.servers"
     assert config(kafka__consumer__isolation__level="read_uncommitted").config
 
 
