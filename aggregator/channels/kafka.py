@@ -12,8 +12,9 @@ committed is the first that is not done. Before a partition leaves, open takes t
 
 **At least once.** The place in the topic is kept after the sink's far side has accepted, so what was sent and not yet
 kept is sent again after a kill, under the same identity (aggregator/kafka/identity.py): keyed outputs and audits
-recognise it. No marks of sources and no receipts of sinks are kept. For exactly once put a kafka source in front of a
-file channel.
+recognise it. No marks of sources and no receipts of sinks are kept. Where an event is too large for the topic, what a
+batch holds around it is written in parts, and after a failure between two of them the source puts the first again. For
+exactly once put a kafka source in front of a file channel.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from agent.avro import record
 from agent.backoff import Backoff
 from agent.channel import Channel, Put, SourceMarks, Take
 from agent.config.fields import Config, Seconds, key
-from agent.errors import AgentError, ChannelFull, RemoteProtocolError
+from agent.errors import AgentError, ChannelFull, Rejected, RemoteProtocolError
 from agent.event import Batch, Event
-from agent.source import Kept
+from agent.source import DeadLetter, Kept
 from agent.store.streams import identities_of
 from aggregator.kafka import client, identity
 from aggregator.kafka.identity import Name
@@ -83,9 +84,16 @@ class KafkaChannelConfig(Config):
 
     def problems(self) -> list[tuple[str, str]]:
         return [
-            *client.problems("kafka.producer.", self.producer, Producer),
+            *client.problems("kafka.producer.", self.writing("to be made"), Producer),
             *client.problems("kafka.consumer.", self.consumer, Consumer),
         ]
+
+    def writing(self, name: str) -> dict[str, str]:
+        """Settings of the producer; `name` is its transactional.id unless one is set."""
+        given = dict(self.producer)
+        given.setdefault("transactional.id", name)
+        given.setdefault("transaction.timeout.ms", "30000")
+        return given
 
 
 @dataclass(slots=True, eq=False)
@@ -177,14 +185,17 @@ class KafkaChannel(Channel):
     # -- putting
 
     async def put_all(self, puts: Sequence[Put], marks: SourceMarks | None = None) -> Kept:
-        """In one transaction; ChannelFull while Kafka doesn't take it. Marks are not kept."""
+        """In one transaction; ChannelFull while Kafka doesn't take it. Marks are not kept.
+
+        An event that is too large for the topic is dropped and counted; then the others are in several transactions.
+        """
         records = [one for put in puts for one in self._outgoing(put.batch)]
         self.counter.EventPutAttemptCount += len(records)
         if not records:
             return Kept(0, 0)
         writing = asyncio.ensure_future(self._write(records))
         try:
-            await asyncio.shield(writing)
+            dropped = await asyncio.shield(writing)
         except asyncio.CancelledError:
             # What was handed over is kept or not, and whoever put it waits until that is decided.
             await asyncio.gather(writing, return_exceptions=True)
@@ -194,17 +205,34 @@ class KafkaChannel(Channel):
                 raise
             self.counter.dropped += len(records)
             return Kept(0, 0)
-        self.counter.EventPutSuccessCount += len(records)
-        return Kept(sum(put.batch.count for put in puts if put.channels), 0)
+        self.counter.EventPutSuccessCount += len(records) - dropped
+        return Kept(max(0, sum(put.batch.count for put in puts if put.channels) - dropped), 0)
 
-    async def _write(self, records: list[Outgoing]) -> None:
+    async def _write(self, records: list[Outgoing]) -> int:
+        """All but so many that are too large. Where all of two or more are, that is the topic's fault."""
         async with self._line:
             if self._transactions is None:
                 unique = f"headrace-{self.agent}-{self.name}-{os.urandom(8).hex()}"
-                settings = client.producer_settings(self.config.servers, self.config.producer)
-                settings = {"transactional.id": unique, "transaction.timeout.ms": 30_000, **settings}
-                self._transactions = Transactions(settings, self.config.topic, self.log)
-            await self._transactions.write(records)
+                settings = client.producer_settings(self.config.servers, self.config.writing(unique))
+                default = self.config.defaultPartitionId
+                self._transactions = Transactions(settings, self.config.topic, self.log, default)
+            refused = await self._write_parts(self._transactions, records)
+        if len(refused) == len(records) > 1:
+            raise ChannelFull(refused[0].reason)
+        if refused:
+            await self.bury(refused)
+        return len(refused)
+
+    async def _write_parts(self, to: Transactions, records: list[Outgoing]) -> list[DeadLetter]:
+        """In one, or by halves to find the events at fault."""
+        try:
+            await to.write(records)
+            return []
+        except Rejected as error:
+            if len(records) == 1:
+                return [DeadLetter({}, records[0].value, f"{len(records[0].value):,} bytes: {error}")]
+        half = len(records) // 2
+        return [*await self._write_parts(to, records[:half]), *await self._write_parts(to, records[half:])]
 
     def _outgoing(self, batch: Batch) -> Iterator[Outgoing]:
         names = [(run.origin, run.first + i) for run in batch.identities or () for i in range(run.count)]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from agent.errors import ChannelFull, ConfigError
+from agent.errors import ChannelFull, ConfigError, Rejected
 from aggregator.kafka.member import TIMEOUT, Daemon, Quiet, said
 
 PATIENCE = 3 * TIMEOUT
@@ -35,16 +35,20 @@ class Outgoing(NamedTuple):
 
 
 class Transactions:
-    """Writes to one topic, in a thread of its own. `settings` hold a `transactional.id` that nobody else uses."""
+    """Writes to one topic, in a thread of its own. `settings` hold a `transactional.id` that nobody else uses. A record
+    for a partition that the topic lacks goes to `partition`."""
 
-    def __init__(self, settings: Mapping[str, object], topic: str, log: logging.Logger) -> None:
-        self.settings, self.topic, self.log = dict(settings), topic, log
+    def __init__(self, settings: Mapping[str, object], topic: str, log: logging.Logger, partition: int = -1) -> None:
+        self.settings, self.topic, self.log, self.partition = dict(settings), topic, log, partition
         self._daemon = Daemon(f"kafka {topic}")
         self._producer: Producer | None = None
-        self._refused = ""
+        self._refused: KafkaError | None = None
+        self._partitions = 0
+        """So many the topic had when it was asked last."""
 
     async def write(self, records: Sequence[Outgoing]) -> None:
-        """All of them, or ChannelFull and none. ConfigError for a setting that librdkafka doesn't take."""
+        """All of them, or none: ChannelFull, or Rejected if one is too large. ConfigError for a setting that librdkafka
+        doesn't take."""
         await self._daemon.call(self._write, records)
 
     def close(self) -> None:
@@ -53,15 +57,17 @@ class Transactions:
 
     def _write(self, records: Sequence[Outgoing]) -> None:
         producer = self._producer or self._open()
-        self._refused = ""
+        self._refused = None
         try:
+            placed = self._placed(producer, records)
             producer.begin_transaction()
-            for one in records:
+            for one in placed:
                 self._produce(producer, one)
             self._commit(producer)
         except KafkaException as error:
+            refused = self._refused or error.args[0]
             self._undo(producer, error)
-            raise ChannelFull(f"topic {self.topic}: {self._refused or _why(error.args[0])}") from error
+            raise self._translated(refused) from error
 
     def _open(self) -> Producer:
         """A new producer; an old one of its id is fenced off, and what it left open is undone."""
@@ -76,6 +82,20 @@ class Transactions:
         self._producer = producer
         return producer
 
+    def _placed(self, producer: Producer, records: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """In partitions that are there."""
+        highest = max(one.partition for one in records)
+        if highest < self._partitions or highest < 0:
+            return records
+        found = producer.list_topics(self.topic, TIMEOUT).topics[self.topic]
+        if found.error:
+            raise KafkaException(found.error)
+        known, self._partitions = self._partitions, len(found.partitions)
+        if highest >= self._partitions > known:
+            self.log.warning("topic %s has %d partitions: an event for partition %d goes where one without goes",
+                             self.topic, self._partitions, highest)  # fmt: skip
+        return [one if one.partition < self._partitions else one._replace(partition=self.partition) for one in records]
+
     def _produce(self, producer: Producer, one: Outgoing) -> None:
         while True:
             try:
@@ -87,8 +107,8 @@ class Transactions:
                 producer.poll(0.1)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error and error.code() not in PURGED and not self._refused:
-            self._refused = _why(error)
+        if error and error.code() not in PURGED and self._refused is None:
+            self._refused = error
 
     def _commit(self, producer: Producer) -> None:
         end = time.monotonic() + PATIENCE
@@ -103,7 +123,7 @@ class Transactions:
     def _undo(self, producer: Producer, error: KafkaException) -> None:
         """Abort. The producer is given up where it can't, and where a record was refused, which leaves librdkafka's
         count of records and the broker's apart; what it left open is undone by its successor."""
-        self._producer = None
+        self._producer, self._partitions = None, 0
         if error.args[0].fatal():
             return
         try:
@@ -112,11 +132,10 @@ class Transactions:
         except KafkaException as failed:
             self.log.debug("abort: %s", said(failed))
 
-
-def _why(error: KafkaError) -> str:
-    """With the remedy, where an event is the cause: the batch waits until somebody takes it."""
-    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-        return f"{error.str()}: raise kafka.producer.max.request.size, and max.message.bytes of the topic"
-    if error.code() == KafkaError._UNKNOWN_PARTITION:
-        return f"{error.str()}: partitionIdHeader or defaultPartitionId names one that the topic doesn't have"
-    return error.str()
+    def _translated(self, error: KafkaError) -> ChannelFull | Rejected:
+        text = f"topic {self.topic}: {error.str()}"
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            return Rejected(f"{text}: raise kafka.producer.max.request.size, and max.message.bytes of the topic")
+        if error.code() == KafkaError._UNKNOWN_PARTITION:
+            return ChannelFull(f"{text}: defaultPartitionId names one that the topic doesn't have")
+        return ChannelFull(text)

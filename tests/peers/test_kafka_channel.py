@@ -233,18 +233,43 @@ def test_the_place_outlives_the_channel(topic: Topic) -> None:
     run(second)
 
 
-def test_a_refused_put_leaves_nothing(topic: Topic) -> None:
-    """A batch with a record that the broker refuses: ChannelFull that says why, none of it is there; the next is."""
-    big = Batch([Event({}, b"small"), Event({}, b"x" * 3_000_000)])
+@pytest.mark.parametrize("size", ["2000000", "10000000"])
+def test_an_event_that_is_too_large_does_not_hold_up_the_others(topic: Topic, size: str) -> None:
+    """Refused by the client or by the broker: it is dropped and counted, what is around it is there in order."""
+    events = [Event({}, b"a"), Event({}, b"b"), Event({}, b"x" * 3_000_000), Event({}, b"c")]
+
+    async def steps() -> None:
+        async with topic.channel(kafka__producer__max__request__size=size) as channel:
+            assert await channel.put(Batch(events)) == (3, 0)
+            assert channel.counter.dropped == 1
+            await channel.put(batch("next"))
+
+    run(steps)
+    assert [record.decode(one.value, 1)[0][1] for one in topic.records()] == [b"a", b"b", b"c", b"next"]
+
+
+def test_a_put_of_which_all_is_refused_leaves_nothing(topic: Topic) -> None:
+    """ChannelFull that says why; the next put is there."""
 
     async def steps() -> None:
         async with topic.channel(kafka__producer__max__request__size="10000000") as channel:
             with pytest.raises(ChannelFull, match="too large"):
-                await channel.put(big)
+                await channel.put(Batch([Event({}, b"x" * 3_000_000)] * 2))
             await channel.put(batch("next"))
 
     run(steps)
     assert [record.decode(one.value, 1)[0][1] for one in topic.records()] == [b"next"]
+
+
+def test_a_partition_that_the_topic_lacks(topic: Topic) -> None:
+    """An event that names one goes where one without goes; the first put of a channel may hold it."""
+
+    async def steps() -> None:
+        async with topic.channel(partitionIdHeader="p") as channel:
+            await channel.put(Batch([Event({"p": "0"}, b"a"), Event({"p": "7"}, b"b")]))
+
+    run(steps)
+    assert [record.decode(one.value, 1)[0][1] for one in topic.records()] == [b"a", b"b"]
 
 
 def test_an_optional_put_never_holds_back(tmp_path: Path) -> None:

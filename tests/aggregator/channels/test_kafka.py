@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 
 import pytest
 
 from agent.config.reading import Reading, read
-from agent.event import Event
+from agent.errors import ChannelFull, Rejected
+from agent.event import Batch, Event
 from agent.metrics import ChannelCounter
+from agent.source import Kept
 from aggregator.channels.kafka import Entry, KafkaChannel, KafkaChannelConfig, Track
 from aggregator.kafka.member import Place
+from aggregator.kafka.transactions import Outgoing
 from tests.agent.parts import flow
 
 BASE = {"kafka.bootstrap.servers": "127.0.0.1:1"}
@@ -97,6 +101,59 @@ def test_partition_of_an_event() -> None:
     channel = KafkaChannel("c1", found)
     events = [Event({"p": "5"}, b""), Event({}, b""), Event({"p": "x"}, b""), Event({"p": "9" * 12}, b"")]
     assert [channel._partition(event) for event in events] == [5, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("acks", "1"), ("enable.idempotence", "false"), ("delivery.timeout.ms", "60000")]
+)
+def test_what_a_transaction_does_not_go_with(name: str, value: str) -> None:
+    """A put is one: settings of a plain producer's that it doesn't take are errors before anything opens."""
+    assert [fault.key for fault in config(**{f"kafka.producer.{name}": value}).faults] == [f"kafka.producer.{name}"]
+
+
+class Bounded:
+    """In place of the transactions: takes records of up to 9 bytes."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    async def write(self, records: Sequence[Outgoing]) -> None:
+        if any(len(one.value) > 9 for one in records):
+            raise Rejected("too large")
+        self.values += [one.value for one in records]
+
+    def close(self) -> None: ...
+
+
+def put(*bodies: bytes) -> tuple[list[bytes], Kept | None, int]:
+    """What the topic has after a put, what the put said (None: ChannelFull), and how many were dropped."""
+
+    async def steps() -> tuple[list[bytes], Kept | None, int]:
+        found = config(parseAsFlumeEvent="false").config
+        assert found
+        channel, topic = KafkaChannel("c1", found), Bounded()
+        channel.counter = ChannelCounter("c1")
+        async with channel:
+            channel._transactions = topic  # type: ignore[assignment]
+            try:
+                kept = await channel.put(Batch([Event({}, body) for body in bodies]))
+            except ChannelFull:
+                kept = None
+            return topic.values, kept, channel.counter.dropped
+
+    return asyncio.run(steps())
+
+
+def test_an_event_that_is_too_large_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    """It is dropped, said and counted, here where there are no dead letters; the others are there in order."""
+    assert put(b"a", b"b", b"x" * 10, b"c", b"d") == ([b"a", b"b", b"c", b"d"], Kept(4, 0), 1)
+    assert put(b"x" * 10) == ([], Kept(0, 0), 1)
+    assert "dropped what can never be kept (10 bytes: too large)" in caplog.text
+
+
+def test_when_all_are_too_large_the_topic_is_at_fault() -> None:
+    """The source is held back."""
+    assert put(b"x" * 10, b"y" * 10) == ([], None, 0)
 
 
 def test_what_comes_back_has_its_turn_among_the_rest() -> None:
