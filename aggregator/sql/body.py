@@ -28,6 +28,10 @@ class JsonText(str):
     __slots__ = ()
 
 
+class RawText(bytes):
+    """A text that is no UTF-8. In a body it is bytes; to the database it stays text, which sorts apart from bytes."""
+
+
 def encoder(names: Sequence[str]) -> Callable[[Sequence[Any]], bytes]:
     """What makes a body of a row's first `len(names)` values."""
     heads = [encode_basestring(name) + ":" for name in names]
@@ -94,6 +98,7 @@ _BY_TYPE: dict[type, Callable[[Any], str]] = {
     str: encode_basestring,
     JsonText: _json,
     bytes: _bytes,
+    RawText: _bytes,
     bytearray: _bytes,
     memoryview: _bytes,
     datetime: lambda value: f'"{_moment(value)}"',

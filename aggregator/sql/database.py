@@ -79,6 +79,10 @@ class Database(ABC):
         """A name as a statement spells it, whatever it holds."""
         return self.literal(self.quotes + name.replace(self.quotes, self.quotes * 2) + self.quotes)
 
+    def place(self, value: Any) -> str:
+        """The mark of a value that is compared with a column."""
+        return self.mark
+
     def literal(self, text: str) -> str:
         """A text that is part of a statement with marks."""
         return text.replace("%", "%%") if self.mark == "%s" else text

@@ -24,6 +24,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from aggregator.sql.body import RawText
 from aggregator.sql.database import Database
 from aggregator.sql.table import Column
 
@@ -77,7 +78,8 @@ class Order(NamedTuple):
         conditions += [f"{database.quote(column.name)} IS NOT NULL" for column in self.by if column.nullable]
         values: Values = ()
         if last:
-            text, values = _above([database.quote(column.name) for column in self.by], last, database.mark)
+            marks = [database.place(value) for value in last]
+            text, values = _above([database.quote(column.name) for column in self.by], last, marks)
             conditions.append(text)
         return _all(conditions), values
 
@@ -90,12 +92,12 @@ def _all(conditions: Sequence[str]) -> str:
     return " WHERE " + " AND ".join(f"({one})" for one in conditions) if conditions else ""
 
 
-def _above(names: Sequence[str], last: Values, mark: str) -> tuple[str, Values]:
+def _above(names: Sequence[str], last: Values, marks: Sequence[str]) -> tuple[str, Values]:
     """`(names) > (last)`, written out. With `name >= value`, what isn't above the value equals it."""
-    name, value = names[0], last[0]
+    name, value, mark = names[0], last[0], marks[0]
     if len(names) == 1:
         return f"{name} > {mark}", (value,)
-    rest, values = _above(names[1:], last[1:], mark)
+    rest, values = _above(names[1:], last[1:], marks[1:])
     return f"{name} >= {mark} AND ({name} > {mark} OR ({rest}))", (value, value, *values)
 
 
@@ -127,6 +129,7 @@ _SAY: dict[type, Callable[[Any], str]] = {
     float: repr,
     Decimal: str,
     bytes: lambda value: b64encode(value).decode(),
+    RawText: lambda value: b64encode(value).decode(),
     datetime: datetime.isoformat,
     date: date.isoformat,
     time: time.isoformat,
@@ -139,6 +142,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "float": float,
     "Decimal": Decimal,
     "bytes": b64decode,
+    "RawText": lambda text: RawText(b64decode(text)),
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
     "time": time.fromisoformat,

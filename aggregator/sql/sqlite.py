@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from agent.errors import ConfigError, DeliveryError, translated
 from aggregator.sql import table as kinds
+from aggregator.sql.body import RawText
 from aggregator.sql.database import Access, Database, names_of
 from aggregator.sql.table import Column, Index, Table
 
@@ -72,6 +73,10 @@ class Sqlite(Database):
         with self._ours():
             yield from self.connection.execute(statement, tuple(values))
 
+    def place(self, value: Any) -> str:
+        """Bytes would come behind every text. (What SQLite gives out of a file in UTF-16 is always UTF-8.)"""
+        return f"CAST({self.mark} AS TEXT)" if isinstance(value, RawText) else self.mark
+
     def abort(self) -> None:
         if self.connection:
             self.connection.interrupt()
@@ -105,9 +110,9 @@ def kind_of(declared: str) -> str:
     return next((kind for part, kind in AFFINITIES if part in declared.upper()), kinds.ANY)
 
 
-def text_or_bytes(raw: bytes) -> str | bytes:
+def text_or_bytes(raw: bytes) -> str | RawText:
     """A text that is no UTF-8 stays what it is."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        return raw
+        return RawText(raw)

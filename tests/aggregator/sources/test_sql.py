@@ -8,7 +8,7 @@ import logging
 import random
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -216,6 +216,23 @@ def test_a_text_that_is_no_utf8_is_base64(database: Path) -> None:
     fill(database, TABLE, "INSERT INTO t VALUES (1, CAST(x'ff' AS TEXT), 0)")
     [event] = events(database)
     assert json.loads(event.body)["at"] == "/w=="
+
+
+@pytest.mark.parametrize("time", ["", "k", "n"])
+def test_rows_behind_a_key_that_is_no_utf8(database: Path, time: str) -> None:
+    """Such a text sorts among the other texts, also for a source that is made anew behind it."""
+    keys = [b"a", b"b\xff", b"b\xff\xfe", b"c", "ä".encode()]
+    fill(database, "CREATE TABLE t (k TEXT PRIMARY KEY, n INTEGER)")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany("INSERT INTO t VALUES (CAST(? AS TEXT), 1)", [(key,) for key in keys])
+    found: list[str] = []
+    marks: dict[str, bytes] = {}
+    for _ in keys:
+        door = Ends(1, marks)
+        with suppress(Stopped):
+            run(database, door, batchSize="1", timeColumn=time, keyColumn="k")
+        found, marks = found + door.keys, door.marks
+    assert [key.rpartition(",")[2] for key in found] == ["a", "Yv8=", "Yv/+", "c", "ä"]
 
 
 def test_rows_without_a_key_are_counted(database: Path, caplog: pytest.LogCaptureFixture) -> None:
