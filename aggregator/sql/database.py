@@ -115,7 +115,7 @@ class Database(ABC):
 
 def address_of(url: str) -> Address:
     """Read a url; ConfigError says what it takes. Never repeats a password that it holds."""
-    shown = re.sub(r"//.*@", "//***@", url)
+    shown = _without_secrets(url)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -134,6 +134,14 @@ def address_of(url: str) -> Address:
     if not parts.hostname or "/" in path:
         raise ConfigError(f"{shown!r} {TAKES}")
     return Address(kind, path, parts.hostname, port or PORTS[kind], unquote(parts.username or ""))
+
+
+def _without_secrets(url: str) -> str:
+    """A url to be shown. Who writes it as for JDBC or libpq has the password behind `?` or `;`, or in any place."""
+    if not re.match(r"[\w+.:-]+://", url):
+        scheme = re.match(r"[\w+.-]+:", url)
+        return f"{scheme[0]}***" if scheme else "***"
+    return re.sub(r"[?;#].*", lambda rest: rest[0][0] + "***", re.sub(r"//.*@", "//***@", url, flags=re.S), flags=re.S)
 
 
 def make(access: Access) -> Database:

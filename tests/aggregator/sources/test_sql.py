@@ -20,6 +20,7 @@ from agent.metrics import SourceCounter
 from agent.source import DeadLetter, Kept, Marks
 from aggregator.sources.sql import SqlConfig, SqlSource
 from aggregator.sql import progress
+from aggregator.sql.database import address_of
 from tests.contracts.source import Door
 from tests.peers.harness import wait_until
 
@@ -353,6 +354,26 @@ def test_keys_that_do_not_fit(keys: dict[str, str], text: str) -> None:
     assert reading.config is None
     said = " ".join(fault.text for fault in reading.faults)
     assert text in said and "hunter2" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("jdbc:mysql://db/h?user=me&password=hunter2", "jdbc:mysql://db/h?***"),
+        ("jdbc:sqlserver://db;databaseName=h;password=hunter2", "jdbc:sqlserver://db;***"),
+        ("jdbc:oracle:thin:me/hunter2@db:1521/h", "jdbc:***"),
+        ("postgresql://db/h?password=hunter2", "postgresql://db/h?***"),
+        ("postgresql://me:hunter/2@db/h#hunter2", "postgresql://***@db/h#***"),
+        ("mysql://me:hunter2@db:x/h", "mysql://***@db:x/h"),
+        ("host=db dbname=h user=me password=hunter2", "***"),
+        ("password=hunter2 host=mysql://db", "***"),
+    ],
+)
+def test_a_url_of_another_kind(url: str, shown: str) -> None:
+    """What is wrong with it is said without the password, wherever its kind of url has it."""
+    with pytest.raises(ConfigError) as caught:
+        address_of(url)
+    assert str(caught.value).startswith(f"{shown!r} is not of the form mysql://")
 
 
 def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, database: Path) -> None:
