@@ -44,6 +44,13 @@ class Committed:
         found = self.catalog.topics.get(topic)
         return found is not None and 0 <= number < len(found.parts)
 
+    def renew(self, work: Work, group: str, time_ms: int) -> None:
+        """Let a group's offsets be as if they had been committed at this time."""
+        rows = self.conn.execute("UPDATE committed SET time=? WHERE team=? RETURNING *", (time_ms, group)).fetchall()
+        kept = {(topic, number): Offset(*offset) for _, topic, number, *offset in rows}
+        if kept:
+            work.tell(lambda views: views.committed(group, kept))
+
     def forget(self, work: Work, group: str, places: Iterable[Place] | None) -> None:
         """Drop a group's offsets; None: all of them."""
         if places is None:
