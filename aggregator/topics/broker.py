@@ -16,18 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from aggregator.topics.access.acl import ANONYMOUS, Operation, Rights
 from aggregator.topics.access.exchange import Exchange
 from aggregator.topics.access.users import Users
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.groups.coordinator import Coordinator
-from aggregator.topics.log.views import Partition, Topic
+from aggregator.topics.log.log import Log, Partition, Topic
 from aggregator.topics.wire.api import Body, Request
 
 NODE = 1
 """The id of the one broker."""
+LEAST_SHARE = 64 << 10
 _REFUSALS: dict[Operation, Code] = {
     "group": Code.GROUP_AUTHORIZATION_FAILED,
     "transaction": Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
@@ -47,15 +47,33 @@ class Settings:
     auto_create: bool = True
     topics: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Topic: keys that it gets when it is created."""
+    answer_bytes: int = 64 << 20
+    """See `Room`."""
+
+
+class Room:
+    """Bytes of records that are read and not yet sent, of all connections together.
+
+    One answer gets a quarter of what is left, so that a client that reads slowly doesn't take it all; where little is
+    left it gets nothing. It may be overdrawn by one batch an answer.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+
+    def share(self) -> int:
+        """What one answer may take now; 0 if it has to wait."""
+        share = (self.limit - self.used) // 4
+        return share if share >= LEAST_SHARE else 0
 
 
 class Broker:
-    """`log`, `coordinator` of groups, `rights`, `users` (None: nobody has to say who it is), `settings`."""
+    """`log`, `coordinator` of groups, `rights`, `users` (None: nobody has to say who it is), `settings`, `room`."""
 
-    def __init__(self, log: Any, coordinator: Coordinator, rights: Rights, users: Users | None, settings: Settings,
-                 cluster_id: str) -> None:  # fmt: skip
+    def __init__(self, log: Log, coordinator: Coordinator, rights: Rights, users: Users | None, settings: Settings
+                 ) -> None:  # fmt: skip
         self.log, self.coordinator, self.rights, self.users = log, coordinator, rights, users
-        self.settings, self.cluster_id = settings, cluster_id
+        self.settings, self.room = settings, Room(settings.answer_bytes)
 
     async def create(self, name: str, partitions: int = -1, config: Mapping[str, str] | None = None) -> Topic:
         """A new topic with the configuration's number of partitions (-1) and keys for it. TopicsError."""
@@ -81,6 +99,14 @@ class Session:
         """Of SASL, between handshake and success."""
         self.over = False
         """The connection ends after this answer."""
+        self.held = 0
+        """Bytes that it has taken of the `room`."""
+
+    def hold(self, size: int) -> None:
+        """Take bytes of the room, or give them back if `size` is negative. What is left goes back when all that was
+        answered has been sent, or when the connection ends."""
+        self.held += size
+        self.broker.room.used += size
 
     def may(self, operation: Operation, name: str = "") -> bool:
         """Whether this client may do it to the topic, group or transactional id."""

@@ -7,8 +7,17 @@ where all of them are Produce (server.py). So what a handler does before it firs
 from __future__ import annotations
 
 from aggregator.topics.broker import Handler
-from aggregator.topics.handlers import sasl, versions
+from aggregator.topics.handlers import coordinator, fetch, list_offsets, metadata, produce, sasl, versions
 
-_SERVED: dict[int, Handler] = {**sasl.HANDLERS}
+_SERVED: dict[int, Handler] = {
+    **sasl.HANDLERS,
+    **metadata.HANDLERS,
+    **coordinator.HANDLERS,
+    **produce.HANDLERS,
+    **fetch.HANDLERS,
+    **list_offsets.HANDLERS,
+}
 HANDLERS: dict[int, Handler] = {**versions.handlers(_SERVED), **_SERVED}
 """By API key."""
+BEFORE_AUTHENTICATION = {*versions.handlers(()), *sasl.HANDLERS}
+"""Keys of what a client may ask before it has said who it is."""
