@@ -70,7 +70,6 @@ class Phases:
 
     def _drop(self, member: Member) -> None:
         self.roster.remove(member)
-        self._unsynced.discard(member)
         self.sessions.end(member, Code.UNKNOWN_MEMBER_ID)
 
     # -- ids given out, whose second JoinGroup is to come (KIP-394)
@@ -94,7 +93,6 @@ class Phases:
             return
         if self.state is State.COMPLETING:
             self._answer_syncs(Code.REBALANCE_IN_PROGRESS)
-        self._unsynced.clear()
         self._opening, self.state = self.state is State.EMPTY, State.PREPARING
         patience = self.roster.rebalance_seconds
         if self._opening:

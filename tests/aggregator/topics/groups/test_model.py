@@ -66,7 +66,7 @@ class Groups(RuleBasedStateMachine):
     def start(self, data: st.DataObject, two_steps: bool) -> None:
         name = data.draw(st.sampled_from([name for name in NAMES + STATIC if name not in self.live]))
         self.live[name] = Actor(Client(self.scene, name, static=name in STATIC, two_steps=two_steps,
-                                       session=data.draw(st.sampled_from([6, 10, 30])),
+                                       session=data.draw(st.sampled_from([6, 10, 100])),
                                        rebalance=data.draw(st.sampled_from([10, 30, PATIENCE]))))  # fmt: skip
         self.ask(self.live[name])
 
@@ -212,7 +212,7 @@ class Groups(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         """Those who live behave for a while: the group is stable and has exactly them."""
-        for _ in range(int(3 * PATIENCE / 2)):
+        for _ in range(150):
             self.scene.wait(2)
             self.take()
             for actor in self.live.values():

@@ -181,6 +181,46 @@ def test_all_are_away() -> None:
         assert s.state == "Empty"
 
 
+def test_all_but_a_newcomer_are_away() -> None:
+    """A newcomer doesn't wait for the sessions of absent static members, only for a rebalance timeout."""
+    with scene() as s:
+        a, b, c = Client(s, "a"), Client(s, "b", static=True, session=900), Client(s, "c", rebalance=10)
+        a.rebalance = b.rebalance = 10
+        stable(s, a, b)
+        a.leave()
+        s.wait(25)
+        c.ask()
+        s.wait(10)
+        assert c.joined()["leader"] == c.id
+        assert s.ids == {b.id, c.id}
+
+
+def test_it_comes_back_before_its_first_generation() -> None:
+    """While its JoinGroup waits it needs no heartbeats, as any member that isn't new."""
+    with scene() as s:
+        a, old = Client(s, "a", session=60), Client(s, "b", static=True, session=6)
+        stable(s, a)
+        old.ask()
+        new = old.again()
+        new.ask()
+        s.wait(20)
+        a.ask()
+        rejoin(a, new)
+
+
+def test_its_session_begins_anew() -> None:
+    """Coming back is a sign of life."""
+    with scene() as s:
+        old = Client(s, "a", static=True, session=6)
+        stable(s, old)
+        s.wait(5)
+        new = old.again()
+        new.ask()
+        new.joined()
+        s.wait(5.9)
+        assert new.beat() is Code.NONE
+
+
 def test_it_did_not_sync_before() -> None:
     """Come back before it ever synced, it has the rest of the rebalance timeout to do so, under its new id."""
     with scene() as s:
