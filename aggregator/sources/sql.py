@@ -87,7 +87,7 @@ class SqlConfig(SourceConfig, PemTlsConfig):
         tls = None
         if self.tls:
             tls = Tls(pem_context(self), self.pem_truststore, self.pem_keystore, str(self.pem_password))
-        return Access(self.address(), str(self.password), tls, self.connectTimeout, self.queryTimeout)
+        return Access(self.address(), str(self.password), tls, self.connectTimeout, self.queryTimeout, self.batchBytes)
 
 
 class SqlSource(Source):

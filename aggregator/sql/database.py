@@ -24,7 +24,7 @@ TAKES = (
     "is not of the form mysql://[user@]host[:3306]/database, postgresql://[user@]host[:5432]/database or sqlite:///path"
 )
 FETCH = 100
-"""Rows that a cursor of the server hands over at once."""
+"""Rows that a cursor of the server hands over at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Access:
     tls: Tls | None = None
     connect_timeout: float = 10.0
     query_timeout: float = 300.0
+    fetch_bytes: int = 4 << 20
+    """Of rows that a cursor of the server hands over at once, about."""
 
     def __repr__(self) -> str:
         return f"Access({self.address})"
@@ -97,7 +99,7 @@ class Database(ABC):
 
     @abstractmethod
     def rows(self, statement: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """What a query gives, FETCH rows in memory at most."""
+        """What a query gives; in memory are FETCH rows and about `fetch_bytes` at most, or one row."""
 
     def one(self, statement: str, values: Sequence[Any] = ()) -> Sequence[Any] | None:
         """The only row of a query, or none."""

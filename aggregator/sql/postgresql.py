@@ -96,8 +96,14 @@ class Postgresql(Database):
     def rows(self, statement: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
         assert self.connection is not None
         with self._ours(), self.connection.transaction(), self.connection.cursor("page") as cursor:
-            cursor.itersize = FETCH
-            yield from cursor.execute(statement.encode(), tuple(values))
+            cursor.execute(statement.encode(), tuple(values))
+            size = largest = 1  # the first row shows how large they are
+            while rows := cursor.fetchmany(size):
+                largest = max(largest, *map(_bytes_of, rows))
+                yield from rows
+                if len(rows) < size:
+                    break
+                size = max(1, min(FETCH, self.access.fetch_bytes // largest))
 
     def abort(self) -> None:
         if self.handle:
@@ -118,6 +124,14 @@ class Postgresql(Database):
         except psycopg.Error as error:
             text = " ".join(str(error).split()) or type(error).__name__
             raise DeliveryError(f"{self.where}: {text}") from error
+
+
+def _bytes_of(values: Sequence[Any]) -> int:
+    """About what a row takes; only texts, bytes and lists can be large."""
+    return sum(
+        len(value) if isinstance(value, str | bytes) else _bytes_of(value) if isinstance(value, list) else 16
+        for value in values
+    )
 
 
 class _JsonLoader(Loader):

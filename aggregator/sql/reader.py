@@ -1,4 +1,4 @@
-"""A table in pieces that fit a batch. One thread iterates; all that it holds is one piece and FETCH rows."""
+"""A table in pieces that fit a batch. One thread iterates; it holds one piece, and what the database gave at once."""
 
 from __future__ import annotations
 
