@@ -16,6 +16,7 @@ from typing import TypeVar
 from aggregator.topics import record_batch
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log.schema import key
+from aggregator.topics.record_batch import SIZE
 
 Answer = TypeVar("Answer")
 
@@ -59,14 +60,13 @@ class Reader:
 
     def _read(self, part: int, offset: int, max_bytes: int, upto: int) -> list[bytes]:
         low, high = key(part, offset), key(part, upto - 1)
-        last, before = low, None
-        # Totals first: a body that isn't sent isn't read.
-        for id_, total in self.conn.execute(
-            "SELECT id, total FROM batch WHERE id BETWEEN ? AND ? ORDER BY id", (low, high)
+        last = -1
+        # Lengths first: a body that isn't sent isn't read.
+        for id_, length in self.conn.execute(
+            "SELECT id, length(body) FROM batch WHERE id BETWEEN ? AND ? ORDER BY id", (low, high)
         ):
-            if before is None:
-                before = total
-            elif total - before > max_bytes:
+            max_bytes -= SIZE + length
+            if max_bytes < 0 <= last:
                 break
             last = id_
         rows = self.conn.execute("SELECT head, body FROM batch WHERE id BETWEEN ? AND ? ORDER BY id", (low, last))

@@ -10,6 +10,7 @@ transaction has begun in a partition is the partition's own memory (log/batches.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -23,6 +24,8 @@ from aggregator.topics.log.schema import Offset
 from aggregator.topics.log.states import PartState, Work
 from aggregator.topics.log.views import Place
 from aggregator.topics.record_batch import Header
+
+log = logging.getLogger(__name__)
 
 IDLE_MS = 7 * 86_400_000
 """Kafka's transactional.id.expiration.ms."""
@@ -88,8 +91,10 @@ class TransactionTable:
             )  # fmt: skip
 
     def keep(self, work: Work, new: Transactional) -> None:
-        """Write how a transactional id stands now."""
+        """Write how a transactional id stands now. TopicsError, if it is a new one and there are too many open."""
         old = self.ids.get(new.id)
+        if old is None and len(self.ids) >= LIMIT:
+            self._make_room(work)
         had, has = old.enlisted if old else set[Place](), new.enlisted
         self.conn.execute(
             "INSERT OR REPLACE INTO transactional VALUES(?,?,?,?,?,?,?,?,?)",
@@ -101,8 +106,6 @@ class TransactionTable:
         ):
             self.conn.executemany(sql, [(new.id, *place) for place in places])
         work.put(self.ids, new.id, new)
-        if old is None and len(self.ids) > LIMIT:
-            self._forget(work, sorted(self._idle(new.touched_ms + 1))[: LIMIT // 10])
 
     # ---- what a transaction holds
 
@@ -136,12 +139,14 @@ class TransactionTable:
         work.tell(lambda views: views.pends(group, id_, places))
 
     def end(self, work: Work, known: Transactional, epoch: int, commit: bool) -> None:
-        """End the open transaction in its partitions, with markers of `epoch`, and in its groups; partitions that
-        have been deleted are passed over. What it is then is the caller's to `keep`, in the same transaction."""
-        for name, number in sorted(known.partitions):
-            topic = self.catalog.topics.get(name)
-            if topic is not None and number < len(topic.parts):
-                self.batches.marker(work, topic.parts[number], known.producer, epoch, commit)
+        """End the open transaction in its partitions, with markers of `epoch`, and in its groups. What it is then is the
+        caller's to `keep`, in the same transaction. Where a partition has been deleted, or has seen a newer epoch
+        outside of transactions, nothing of this one can be: no marker is missed there."""
+        for place in sorted(known.partitions):
+            try:
+                self.batches.marker(work, self.catalog.part(*place), known.producer, epoch, commit)
+            except TopicsError as error:
+                log.warning("the transaction of %s ends without a marker: %s", known.id, error)
         if not known.groups:
             return
         if commit:
@@ -170,15 +175,17 @@ class TransactionTable:
 
     def forget_idle(self, work: Work, now_ms: int) -> None:
         """Forget ids that have done nothing for seven days."""
-        self._forget(work, self._idle(now_ms - IDLE_MS))
+        self._forget(work, [one for one in self._idle() if one.touched_ms < now_ms - IDLE_MS])
 
-    def _idle(self, before_ms: int) -> list[tuple[int, str]]:
-        """Without an open transaction."""
-        return [
-            (one.touched_ms, id_) for id_, one in self.ids.items() if one.touched_ms < before_ms and not one.is_open
-        ]
+    def _make_room(self, work: Work) -> None:
+        self._forget(work, sorted(self._idle(), key=lambda one: one.touched_ms)[: LIMIT // 10])
+        if len(self.ids) >= LIMIT:
+            raise TopicsError(Code.COORDINATOR_NOT_AVAILABLE, f"{LIMIT} transactions are open already")
 
-    def _forget(self, work: Work, idle: Iterable[tuple[int, str]]) -> None:
-        for _, id_ in idle:
-            self.conn.execute("DELETE FROM transactional WHERE id=?", (id_,))
-            work.drop(self.ids, id_)
+    def _idle(self) -> list[Transactional]:
+        return [one for one in self.ids.values() if not one.is_open]
+
+    def _forget(self, work: Work, idle: Iterable[Transactional]) -> None:
+        for one in idle:
+            self.conn.execute("DELETE FROM transactional WHERE id=?", (one.id,))
+            work.drop(self.ids, one.id)
