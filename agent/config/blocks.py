@@ -80,7 +80,7 @@ class Text:
     def agents(self) -> list[str]:
         """The agents of the files."""
         heads = (key.split(".") for key, entry in self.entries.items() if entry.value)
-        return list(dict.fromkeys(parts[0] for parts in heads if len(parts) == 2 and parts[1] in LISTS))
+        return list(dict.fromkeys(parts[0] for parts in heads if len(parts) == 2 and parts[1] in (*LISTS, "services")))
 
     def choose(self, name: str | None) -> str | None:
         """The agent of that name, or the only one; None after reporting that there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.config.blocks import Block
+from agent.config.blocks import LISTS, Block
 from agent.config.problems import Report
 from agent.config.reading import fields_of
 from agent.config.specs import Flow, SinkSpec, SourceSpec, Spec
@@ -19,8 +19,13 @@ def run(flow: Flow, block: Block, report: Report) -> None:
     _groups(flow)
     _ports(flow, block, report)
     _unused(flow, block, report)
-    if not report.errors and not (flow.sources or flow.sinks):
+    if not report.errors and not (flow.sources or flow.sinks or serves_alone(block)):
         report.error(block.place, block.prefix.rstrip("."), "has nothing to run: no source and no sink is left")
+
+
+def serves_alone(block: Block) -> bool:
+    """Whether an agent has services and no more."""
+    return bool(block.text("services")) and not any(block.text(part) for part in LISTS)
 
 
 def _batches(flow: Flow, block: Block, report: Report) -> None:

@@ -72,7 +72,7 @@ class _Wiring:
         """The judged flow. ConfigErrors if there is an error."""
         drain = self._agent_keys()
         flow = self.built
-        if not self.block.text("channels"):
+        if not self.block.text("channels") and not checks.serves_alone(self.block):
             text = "is missing; it takes the names of channels"
             self.report.error(self.block.place, f"{self.block.prefix}channels", text)
         self._each("channels", self._channel)

@@ -124,6 +124,14 @@ def test_lenient_does_not_run_what_flume_would_die_of() -> None:
     ]
 
 
+def test_an_agent_may_have_services_alone() -> None:
+    """What serves needs no channels; with a source or a sink it does."""
+    alone = "a1.services = m\na1.services.m.type = metrics\n"
+    assert list(judge([("file", alone.encode())]).services) == ["m"]
+    with pytest.raises(ConfigErrors, match=r"a1\.channels: is missing"):
+        judge([("file", f"{alone}a1.sources = r1\na1.sources.r1.type = seq\n".encode())])
+
+
 def test_tolerable_says_whether_lenient_would_run_it() -> None:
     """The command's hint depends on it."""
     for more, tolerable in (("a1.sinks.k1.x = 1", True), ("a1.sinks.k1.x = 1\na1.sinks.k1.type = hdsf", False)):
