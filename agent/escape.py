@@ -1,7 +1,7 @@
 """Flume's escape sequences: a pattern such as `plant/%{topic}/%Y-%m-%d`, filled in for each event.
 
     %{name}   the header `name`, nothing if it is missing        %[localhost] %[IP] %[FQDN]   this host
-    %t        the `timestamp` header as it is (ms)               %s   the same in seconds
+    %t        the `timestamp` header as it is (ms)               %s   the same in seconds, rounded if asked for
     %a %A Tue Tuesday      %b %B Nov November      %c Tue Nov 14 23:13:20 2023      %D 11/14/23
     %d %e day, 2 digits or plain    %m %n month    %H %k hour 0-23    %I %l hour 1-12    %j day of the year
     %M minute   %S second   %p AM or PM   %y %Y year, 2 or 4 digits   %z +0100   %% %   any other letter: nothing
@@ -38,10 +38,11 @@ LATEST_MS = 253_402_214_400_000
 
 
 class Escape:
-    """A compiled pattern. ValueError from the constructor: an unknown %[function]."""
+    """A compiled pattern. `rounding`: of a time in ms, for all letters but %t. ValueError from the constructor: an
+    unknown %[function]."""
 
-    def __init__(self, pattern: str, zone: tzinfo | None = None) -> None:
-        self.pattern, self.zone = pattern, zone
+    def __init__(self, pattern: str, zone: tzinfo | None = None, rounding: Callable[[int], int] | None = None) -> None:
+        self.pattern, self.zone, self.rounding = pattern, zone, rounding
         self.parts: list[tuple[str, str]] = []
         """(kind, text): kind is `text`, `header` or `time`."""
         self.missed = 0
@@ -70,17 +71,20 @@ class Escape:
         """The text, if it is the same for every event."""
         return None if any(kind != "text" for kind, _ in self.parts) else "".join(text for _, text in self.parts)
 
-    def expand(self, headers: Mapping[str, str]) -> str:
-        """The text for one event. Header values come as they are: whoever makes a path of it must look at them."""
-        out, when = [], None
+    def expand(self, headers: Mapping[str, str], now: int | None = None) -> str:
+        """The text for one event. Header values come as they are: whoever makes a path of it must look at them. `now`:
+        the time (ms) that counts instead of the header `timestamp`."""
+        out, when, second = [], None, 0
         for kind, text in self.parts:
             if kind == "text":
                 out.append(text)
             elif kind == "header":
                 out.append(headers.get(text, ""))
             else:
-                when = self._when(headers) if when is None else when
-                out.append(str(when) if text == "t" else time_text(when // 1000, text, self.zone))
+                if when is None:
+                    when = self._when(headers) if now is None else now
+                    second = (self.rounding(when) if self.rounding else when) // 1000
+                out.append(str(when) if text == "t" else time_text(second, text, self.zone))
         return "".join(out)
 
     def _when(self, headers: Mapping[str, str]) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import datetime, tzinfo
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from agent import clock
-from agent.escape import LATEST_MS, TAG, Escape
+from agent.escape import TAG, Escape
 from agent.event import Batch
 
 LOWER: dict[str, dict[str, int]] = {"hour": {"minute": 0, "second": 0}, "minute": {"second": 0}, "second": {}}
@@ -30,8 +30,8 @@ class Places:
         self, path: str, prefix: str, zone: tzinfo | None, rounding: tuple[str, int] | None = None, now: bool = False
     ) -> None:
         self.base, rest = split(path)
-        self.folder, self.prefix = Escape(rest, zone), Escape(prefix, zone)
-        self.zone, self.rounding, self.now = zone, rounding, now
+        self.folder, self.prefix = (Escape(pattern, zone, rounder(rounding, zone)) for pattern in (rest, prefix))
+        self.now = now
         folder, first = self.folder.fixed, self.prefix.fixed
         self.fixed = None if folder is None or first is None else Place(f"{self.base}{folder}".rstrip("/"), first)
 
@@ -46,19 +46,19 @@ class Places:
             yield self.fixed, batch
             return
         found: dict[Place, list[int]] = {}
+        now = clock.wall_ms() if self.now else None
         for index, event in enumerate(batch.events):
-            headers = self._timed(event.headers)
-            place = Place(self.base + safe(self.folder.expand(headers)), safe_name(self.prefix.expand(headers)))
+            headers = event.headers
+            folder, prefix = self.folder.expand(headers, now), self.prefix.expand(headers, now)
+            place = Place(self.base + safe(folder), safe_name(prefix))
             found.setdefault(place, []).append(index)
         for place, indexes in found.items():
             yield place, batch if len(found) == 1 else batch.pick(indexes)
 
-    def _timed(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """With the timestamp that the escapes go by."""
-        text = str(clock.wall_ms()) if self.now else headers.get("timestamp", "")
-        if self.rounding and text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
-            text = str(round_down(int(text), *self.rounding, self.zone))
-        return {**headers, "timestamp": text} if self.now or self.rounding else headers
+
+def rounder(rounding: tuple[str, int] | None, zone: tzinfo | None) -> Callable[[int], int] | None:
+    """`round_down` by (unit, value); None for none."""
+    return (lambda ms: round_down(ms, *rounding, zone)) if rounding else None
 
 
 def round_down(ms: int, unit: str, value: int, zone: tzinfo | None) -> int:

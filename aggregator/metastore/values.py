@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import tzinfo
 from zoneinfo import ZoneInfo
 
 from agent import clock
-from agent.escape import LATEST_MS, Escape
+from agent.escape import Escape
 from agent.event import Batch
-from aggregator.hdfs.places import round_down
+from aggregator.hdfs.places import rounder
 
 
 class PartitionValues:
@@ -19,8 +19,8 @@ class PartitionValues:
     def __init__(
         self, patterns: Sequence[str], zone: tzinfo | None, rounding: tuple[str, int] | None = None, now: bool = False
     ) -> None:
-        self.escapes = [Escape(pattern, zone) for pattern in patterns]
-        self.zone, self.rounding, self.now = zone, rounding, now
+        self.escapes = [Escape(pattern, zone, rounder(rounding, zone)) for pattern in patterns]
+        self.now = now
         self.fixed = all(escape.fixed is not None for escape in self.escapes)
 
     def split(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Batch]]:
@@ -29,18 +29,11 @@ class PartitionValues:
             yield tuple(escape.fixed or "" for escape in self.escapes), batch
             return
         found: dict[tuple[str, ...], list[int]] = {}
+        now = clock.wall_ms() if self.now else None
         for index, event in enumerate(batch.events):
-            headers = self._timed(event.headers)
-            found.setdefault(tuple(escape.expand(headers) for escape in self.escapes), []).append(index)
+            found.setdefault(tuple(escape.expand(event.headers, now) for escape in self.escapes), []).append(index)
         for values, indexes in found.items():
             yield values, batch if len(found) == 1 else batch.pick(indexes)
-
-    def _timed(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """With the timestamp that the escapes go by."""
-        text = str(clock.wall_ms()) if self.now else headers.get("timestamp", "")
-        if self.rounding and text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
-            text = str(round_down(int(text), *self.rounding, self.zone))
-        return {**headers, "timestamp": text} if self.now or self.rounding else headers
 
 
 def zone_of(name: str) -> tzinfo | None:

@@ -48,6 +48,13 @@ def test_rounding(unit: str, value: int, rounded: str) -> None:
     assert values == (rounded.replace(":", ""),)
 
 
+def test_rounding_leaves_the_timestamp_alone() -> None:
+    """As in Flume, %t and %{timestamp} are the header."""
+    patterns = ["%t", "%{timestamp}", "%s"]
+    [(values, _)] = PartitionValues(patterns, BERLIN, ("hour", 1)).split(Batch([Event({"timestamp": "7200123"}, b"")]))
+    assert values == ("7200123", "7200123", "7200")
+
+
 def test_the_time_of_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """useLocalTimeStamp goes by the clock, whatever the header says; so does an event without one."""
     monkeypatch.setattr(clock, "wall_ms", lambda: 1700000000000)
