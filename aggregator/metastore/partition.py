@@ -38,9 +38,9 @@ def _value(column: Column, value: str) -> str:
         raise Rejected(f"the value for partition column {column.name} is too long")
     try:
         avro_type(column.type).encode(value)
+        return str(int(value)) if column.type in INTEGERS else value
     except DOES_NOT_FIT:
         raise Rejected(f"partition column {column.name} takes {column.type}, and the event's value is none") from None
-    return str(int(value)) if column.type in INTEGERS else value
 
 
 def folder_of(columns: Sequence[Column], values: Sequence[str]) -> str:

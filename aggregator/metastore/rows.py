@@ -16,7 +16,7 @@ from agent.avro import container
 from agent.avro.handshake import write_map
 from agent.errors import Rejected
 from agent.event import Batch
-from aggregator.metastore.types import DOES_NOT_FIT, Column, avro_type, record_schema
+from aggregator.metastore.types import DOES_NOT_FIT, Column, Exact, avro_type, record_schema
 
 NULL, VALUE = b"\0", b"\2"
 """Which branch of a union follows."""
@@ -71,10 +71,11 @@ def json_fields(columns: Sequence[Column]) -> Parse:
     """Bodies are JSON objects; names are compared without case, as Hive does."""
     places = {column.name: index for index, column in enumerate(columns)}
     count = len(columns)
+    number = Exact if any(column.type.startswith("decimal") for column in columns) else float
 
     def parse(body: bytes) -> Fields:
         try:
-            found = json.loads(body.decode(), parse_constant=_refuse, parse_int=_integer)
+            found = json.loads(body.decode(), parse_constant=_refuse, parse_int=_integer, parse_float=number)
         except (ValueError, RecursionError):
             raise Rejected("the body is not JSON") from None
         if not isinstance(found, dict):
@@ -124,7 +125,9 @@ def delimited_fields(columns: Sequence[Column], delimiter: str, names: Sequence[
 
 
 def plain_delimiter(text: str) -> str:
-    """Flume's serializer.delimiter: special characters stand in double quotes, such as "\\t"."""
+    """Flume's serializer.delimiter: special characters stand in double quotes, such as "\\t". ValueError for none."""
     if len(text) >= 2 and text[0] == text[-1] == '"':
         text = text[1:-1]
+    if not text:
+        raise ValueError("nothing stands between fields")
     return text.encode().decode("unicode_escape") if "\\" in text and text.isascii() else text

@@ -9,7 +9,7 @@
 | boolean | boolean | true, false |
 | decimal(p,s) | bytes, decimal | a number of at most p digits, s of them behind the point |
 | date | int, date | `2026-11-25` |
-| timestamp | long, timestamp-millis | milliseconds since 1970, or `2026-11-25 02:00:54.123`, of UTC or with `+01:00` |
+| timestamp | long, timestamp-millis | ms since 1970, or `2026-11-25 02:00:54.123`, of UTC or with `+01:00` |
 | binary | bytes | text, as UTF-8 |
 
 Each is a union with null. A value comes as JSON has it, or as text (delimited input), where numbers are read from it.
@@ -24,7 +24,7 @@ import re
 import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from decimal import Context, Decimal, InvalidOperation
+from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation
 from typing import Any, NamedTuple
 
 from agent.avro.record import varint
@@ -34,6 +34,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TYPE = re.compile(r"([a-z]+)(?:\((\d+)(?:,(\d+))?\))?\Z")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z", re.ASCII)
 MOST_DIGITS = 38
+DAY_DIGITS = 8
+"""Of a day as `20261125`; a text of more digits is a time in milliseconds."""
 
 Encode = Callable[[Any], bytes]
 """A field's value to its Avro bytes. ValueError, TypeError or OverflowError: it doesn't fit."""
@@ -51,6 +53,17 @@ class AvroType(NamedTuple):
 
     schema: Any
     encode: Encode
+
+
+class Exact(float):
+    """A number of JSON that knows how it was written: a decimal is read from that."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Exact:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
 
 
 def columns_of(text: str) -> list[Column]:
@@ -150,10 +163,11 @@ def _boolean(value: Any) -> bytes:
 def _decimal(precision: int, scale: int) -> AvroType:
     if not 0 <= scale <= precision <= MOST_DIGITS or not precision:
         raise ValueError(f"decimal({precision},{scale}) is no type: at most {MOST_DIGITS} digits")
-    exact = Context(prec=2 * MOST_DIGITS)
+    exact = Context(prec=2 * MOST_DIGITS, traps=[InvalidOperation, Inexact])
 
     def encode(value: Any) -> bytes:
-        number = Decimal(str(value) if not isinstance(value, str) else _checked(value))
+        text = value.text if isinstance(value, Exact) else str(value)
+        number = Decimal(_checked(text) if isinstance(value, str) else text)
         if isinstance(value, bool) or not number.is_finite() or number.adjusted() >= MOST_DIGITS:
             raise ValueError
         whole = number.scaleb(scale, exact)
@@ -178,6 +192,8 @@ def _date(value: Any) -> bytes:
 
 
 def _timestamp(value: Any) -> bytes:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) > DAY_DIGITS:
+        value = int(value)
     if isinstance(value, str):
         when = datetime.fromisoformat(value)
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
@@ -203,5 +219,5 @@ SIMPLE = {
     "binary": AvroType("bytes", _binary),
 }
 OTHERS = (*INTEGERS, *SIMPLE, "decimal(p,s)")
-DOES_NOT_FIT = (ValueError, TypeError, OverflowError, KeyError, InvalidOperation, struct.error)
+DOES_NOT_FIT = (ValueError, TypeError, OverflowError, KeyError, DecimalException, struct.error)
 """What an `Encode` raises."""

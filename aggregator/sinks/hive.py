@@ -89,6 +89,7 @@ class HiveConfig(SinkConfig):
             ("hive.partitionColumns", self.keys),
             ("timeZone", lambda: zone_of(self.timeZone)),
             ("hive.partition", lambda: PartitionValues(self.partition, None)),
+            ("serializer.delimiter", lambda: plain_delimiter(self.delimiter)),
         ]
         for name, check in checks:
             try:
@@ -138,7 +139,8 @@ class HiveSink(Sink):
         """Folders of partitions that the metastore knows, the one used last at the end."""
 
     async def open(self) -> None:
-        """DeliveryError while the metastore is down, or the table is missing or not as it has to be."""
+        """DeliveryError while the metastore is down, or the table is missing or not as it has to be. ConfigError: its
+        files lie elsewhere now, and unfinished ones are at the old place."""
         keys = self.config
         self.ask = Asking(self.name, keys.addresses(), keys.callTimeout)
         self.table = await self._table()
@@ -224,7 +226,7 @@ class HiveSink(Sink):
     def _files(self, table: Table) -> FileSystem:
         keys = self.config
         url = place_of(table.location)[0]
-        return file_system(url, keys.configDir, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout)
+        return file_system(url, keys.configDir, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout / 2)
 
     # Partitions.
 

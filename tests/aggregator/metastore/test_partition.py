@@ -33,7 +33,16 @@ def test_a_folder(values: tuple[str, str], kept: tuple[str, str] | None, folder:
 
 
 @pytest.mark.parametrize(
-    "values", [("x", "noon"), ("x" * 257, "1"), ("°" * 130, "1"), ("/" * 90, "1"), ("x", "2147483648")]
+    "values",
+    [
+        ("x", "noon"),
+        ("x" * 257, "1"),
+        ("°" * 130, "1"),
+        ("/" * 90, "1"),
+        ("x", "2147483648"),
+        ("x", "5.0"),
+        ("x", "1e3"),
+    ],
 )
 def test_a_value_that_can_not_be(values: tuple[str, str]) -> None:
     """It is the event's fault: of another type than the column, or too long for the metastore or a folder."""

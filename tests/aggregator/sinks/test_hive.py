@@ -344,6 +344,8 @@ def test_where_a_table_lies() -> None:
         ({"hive.partition": "%[nowhere]", "hive.partitionColumns": "p"}, "is no escape"),
         ({"timeZone": "Europe/Nowhere"}, "there is no time zone"),
         ({"serializer": "DELIMITED"}, "needs the column of each field"),
+        ({"serializer.delimiter": '""'}, "nothing stands between fields"),
+        ({"serializer.delimiter": ""}, "nothing stands between fields"),
     ],
 )
 def test_a_configuration_that_can_not_be(keys: dict[str, str], fault: str) -> None:
