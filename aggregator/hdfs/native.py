@@ -1,13 +1,14 @@
 """HDFS as a FileSystem, through hdfs-native (no JVM): `hdfs://host:port`, or a name service of a Hadoop configuration.
 
 Three traps of the library, each met once: with its own retries a NameNode that is down blocks a call for three minutes,
-so they are bounded here; a panic inside it is a BaseException; and a writer that is garbage closes its file, so one
-that failed is dropped by the thread that used it, never by the event loop. All but three kinds of its errors are
-RuntimeErrors whose text holds the Java class, which is what `WORDS` looks for.
+so they are bounded here; a panic inside it is a BaseException; and a writer that is garbage closes its file once more,
+for seconds, in whatever thread lets go of it, which an error's traceback leaves to the event loop. All but three kinds
+of its errors are RuntimeErrors whose text holds the Java class, which is what `WORDS` looks for.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -53,6 +54,7 @@ LONGEST = 400
 class HdfsWriter:
     def __init__(self, writer: hdfs_native.FileWriter, path: str) -> None:
         self.writer, self.path = writer, path
+        io.RawIOBase.close(writer)  # for its destructor, which then leaves the file alone; the writer doesn't look
 
     def write(self, data: bytes) -> None:
         with translated_of(self.path):

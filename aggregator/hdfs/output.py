@@ -13,9 +13,10 @@ a file holds more than is acknowledged, and what is beyond comes again, into ano
     finished    receipt {f: n} kept, close, rename                crash: renamed, once
 
 `_settle` ends a file that may hold more (after a crash, a failed or cancelled write: a failed sync may have landed):
-its lease is taken over, its good part is copied to a hidden file, that one gets the name, and then the old file goes.
-Every step may be repeated. A final name that is there means finished, whatever the receipt says: only the last step
-makes it. A writer is never used again after an error.
+its lease is taken over, its good part is copied to a hidden file, then the old file goes, and the hidden one gets the
+name. Every step may be repeated. A final name that is there means finished, whatever the receipt says, unless the file
+is still there under another name: then it is somebody else's, and the receipt must know a new one first. A writer is
+never used again after an error.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from logging import Logger
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from agent import clock
-from agent.errors import AgentError, DeliveryError, Rejected
+from agent.errors import AgentError, ConfigError, DeliveryError, Rejected
 from agent.event import Batch
 from aggregator.formats.format import Format
 from aggregator.hdfs.filesystem import FileSystem, NameTaken, Writer
@@ -49,6 +50,12 @@ TICK = 0.5
 """Seconds between two looks for files that are old enough."""
 COPY_RATE = 4 << 20
 """Bytes a second that a takeover may be as slow as."""
+NAME_BYTES = 249
+"""Of a name while the file grows: a file system takes 255, and `.short` may come behind it."""
+LONGEST = 400
+"""Characters of a path in an error's text."""
+COUNTER = re.compile(r"\d{13,}(?!.*\d{13})")
+"""Of a final name, without its folder."""
 
 Answer = TypeVar("Answer")
 Arguments = TypeVarTuple("Arguments")
@@ -91,6 +98,8 @@ class File:
     """The thread that writes it hangs; should it wake up, it must do no more."""
     tries: int = 0
     due: float = 0.0
+    failure: str = ""
+    """Of what kind its last try's was."""
     since: float = field(default_factory=time.monotonic)
     used: float = field(default_factory=time.monotonic)
 
@@ -135,9 +144,16 @@ class Output:
         self.failure = ""
 
     async def open(self, receipt: bytes | None) -> bytes:
-        """Finish what the last run left; returns the receipt to go on from. DeliveryError: not all could be."""
-        for path, final, length in known(receipt, self.log):
-            await self._run(self._settle, File(path, final, length=length), extra=length / COPY_RATE)
+        """Finish what the last run left, what can't be now later; returns the receipt to go on from. ConfigError: it is
+        on another file system."""
+        place, files = known(receipt, self.log)
+        if files and place not in ("", self.fs.name):
+            raise ConfigError(
+                f"{len(files)} unfinished files are on {place}, and this is {self.fs.name}: run once with the old "
+                "place, which finishes them, or drain a channel of a new name, which leaves them as they are"
+            )
+        self.ending = [File(path, final, length=length) for path, final, length in files]
+        await self._finish(last=True)
         self.timer = asyncio.create_task(self._watch(), name="hdfs-roll")
         return self.receipt()
 
@@ -165,7 +181,9 @@ class Output:
             new = [file for file in files if file.writer is None]
             try:
                 if new:
-                    await self._run(self._name, new, files)
+                    names = await self._run(self._names, new, files)
+                    for file, (path, final) in zip(new, names, strict=True):
+                        file.path, file.final = path, final
                     await self._make_room(new, files)
                     self.ending += new
                     await self.keep(self.receipt())
@@ -185,7 +203,7 @@ class Output:
     def receipt(self, more: Iterable[File] = ()) -> bytes:
         """What is acknowledged, of every file that isn't finished, and of some that will be made."""
         files = [[file.path, file.final, file.length] for file in (*self.open_files.values(), *self.ending, *more)]
-        return zlib.compress(json.dumps({"files": files}).encode(), 1)
+        return zlib.compress(json.dumps({"place": self.fs.name, "files": files}).encode(), 1)
 
     # A batch, from places to files.
 
@@ -228,26 +246,28 @@ class Output:
             begun.add(piece.file)
             piece.data = [*head, *form.encode(piece.batch)]
 
-    def _name(self, new: list[File], places: dict[File, Place]) -> None:
-        """Names that are free."""
-        names = self.names
-        for file in new:
-            place = places[file]
-            suffix = names.suffix or (file.format.extension if file.format else "")
-            while True:
-                name = f"{place.prefix}.{next_counter()}{suffix}"
-                file.final = os.path.join(place.folder, name)
-                file.path = os.path.join(place.folder, f"{names.in_prefix}{name}{names.in_suffix}")
-                if self.fs.length(file.final) is None and self.fs.length(file.path) is None:
-                    break
+    def _names(self, new: list[File], places: dict[File, Place]) -> list[tuple[str, str]]:
+        """Names that are free, while it grows and then, one pair a file. Rejected: no file can have them."""
+        suffixes = (self.names.suffix or (file.format.extension if file.format else "") for file in new)
+        return [self._free(places[file], suffix) for file, suffix in zip(new, suffixes, strict=True)]
+
+    def _free(self, place: Place, suffix: str) -> tuple[str, str]:
+        while True:
+            final = f"{place.prefix}.{next_counter()}{suffix}"
+            name = f"{self.names.in_prefix}{final}{self.names.in_suffix}"
+            path, final = os.path.join(place.folder, name), os.path.join(place.folder, final)
+            if len(name.encode()) > NAME_BYTES:
+                raise Rejected(f"{path[:LONGEST]}: the name has more than {NAME_BYTES} bytes")
+            if self.fs.length(final) is None and self.fs.length(path) is None:
+                return path, final
 
     async def _make_room(self, new: list[File], files: dict[File, Place]) -> None:
         """A receipt stays as small as a channel takes it: files used longest ago are finished."""
         while len(self.receipt(new)) > RECEIPT_BYTES:
             others = [place for place, file in self.open_files.items() if file not in files]
             self._end(others[: (len(others) + 1) // 2])
-            await self._finish(last=True)
-            if others and not self.ending:
+            await self._finish()
+            if others or len(self.receipt(new)) <= RECEIPT_BYTES:
                 continue
             for file in new:
                 file.path = ""
@@ -340,65 +360,100 @@ class Output:
                 await self._finish()
 
     async def _finish(self, last: bool = False) -> None:
-        """Give files that are out of use their names; one that fails is tried again later."""
-        due = [file for file in self.ending if last or file.due <= time.monotonic()]
-        if not due:
-            return
+        """Give files that are out of use their names, each for itself: one that fails is tried again later. When
+        failures have taken as long as a call may, the others wait for the next round, in which they come first."""
+        now, count, lost = time.monotonic(), len(self.ending), 0.0
+        due = sorted((file for file in self.ending if last or file.due <= now), key=lambda file: file.due)
         try:
-            await self.keep(self.receipt())
-            for file in due:
-                await self._run(self._finish_one, file, files=[file], extra=file.length / COPY_RATE)
-                self.ending.remove(file)
-            self.failure = ""
-            await self.keep(self.receipt())
+            if due:
+                await self.keep(self.receipt())
+            for file in due:  # one that needs another name comes again
+                begun = time.monotonic()
+                try:
+                    done = await self._run(self._finish_one, file, files=[file], extra=file.length / COPY_RATE)
+                except DeliveryError as error:
+                    self._failed(file, error)
+                    lost += time.monotonic() - begun
+                    if lost >= self.timeout:
+                        break
+                    continue
+                if done:
+                    self.ending.remove(file)
+                else:
+                    await self.keep(self.receipt())
+                    due.append(file)
+            if len(self.ending) < count:
+                await self.keep(self.receipt())
+            if not any(file.tries for file in self.ending):
+                self.failure = ""
         except AgentError as error:
-            self._failed(due, str(error))
+            before, self.failure = self.failure, str(error)
+            if kind(self.failure) != kind(before):
+                self.log.warning("files can't be finished and are tried again: %s", error)
 
-    def _failed(self, due: list[File], text: str) -> None:
-        before, self.failure = self.failure, text
-        if kind(text) != kind(before):
-            self.log.warning("a file can't be finished and is tried again: %s", text)
-        for file in [file for file in due if file in self.ending]:
-            file.tries += 1
-            file.due = time.monotonic() + min(max(self.rules.retry, 1.0), 2.0**file.tries)
-            if self.rules.tries and file.tries >= self.rules.tries and file.length:
-                self.log.error("%s stays as it is, with %d good bytes (closeTries)", file.path, file.length)
-                self.ending.remove(file)
+    def _failed(self, file: File, error: DeliveryError) -> None:
+        if isinstance(error, Rejected) and not file.length:
+            self.ending.remove(file)  # no file can have that name, so none is there
+            return
+        self.failure, why = str(error), kind(str(error), file)
+        if all(why != other.failure for other in self.ending):
+            self.log.warning("a file can't be finished and is tried again: %s", error)
+        file.failure = why
+        file.tries += 1
+        file.due = time.monotonic() + min(max(self.rules.retry, 1.0), 2.0 ** min(file.tries, 30))
+        if self.rules.tries and file.tries >= self.rules.tries and file.length:
+            self.log.error("%s stays as it is, with %d good bytes (closeTries)", file.path, file.length)
+            self.ending.remove(file)
 
-    def _finish_one(self, file: File) -> None:
+    def _finish_one(self, file: File) -> bool:
+        """Whether it is finished, as `_settle`."""
         writer, file.writer = file.writer, None
         if writer and file.sure and file.length:
             file.sure = False
             writer.close()
-            if file.path != file.final:
-                self.fs.rename(file.path, file.final)
+            try:
+                if file.path != file.final:
+                    self.fs.rename(file.path, file.final)
+            except DeliveryError:
+                if file.abandoned:
+                    raise
+                return self._settle(file)
             self._note(file)
-            return
+            return True
         if writer and not file.abandoned:  # one that hangs would hold this thread too
             with contextlib.suppress(AgentError):
                 writer.close()
-        self._settle(file)
+        return self._settle(file)
 
-    def _settle(self, file: File) -> None:
-        """Finish a file that may hold more than its acknowledged bytes; may be done any number of times."""
-        path, final, length = file.path, file.final, file.length
-        copy = os.path.join(os.path.dirname(path), f"_{os.path.basename(path)}.cut")
-        there = self.fs.length(final) if path != final else None
-        if length and there is None:
-            self._take_over(path, final, copy, length)
-        elif length and there != length:
-            self.log.error("%s has %d bytes, but %d were acknowledged", final, there, length)
-        if path != final or not length:
-            self.fs.delete(path)
+    def _settle(self, file: File) -> bool:
+        """Finish a file that may hold more than its acknowledged bytes; may be done any number of times. False: its
+        final name was another's, and it has a new one, which the receipt must know before it is given."""
+        copy = os.path.join(os.path.dirname(file.path), f"_{os.path.basename(file.path)}.cut")
+        if file.length:
+            if not self._take_over(file, copy):
+                return False
+        else:
+            self.fs.delete(file.path)
         self.fs.delete(copy)
-        if length:
+        if file.length:
             self._note(file)
         elif self.manifest:
-            self.manifest.drop(path)
+            self.manifest.drop(file.path)
+        return True
 
-    def _take_over(self, path: str, final: str, copy: str, length: int) -> None:
+    def _take_over(self, file: File, copy: str) -> bool:
+        path, final, length = file.path, file.final, file.length
+        there = self.fs.length(final) if path != final else None
         found = self.fs.recover(path)
-        if found is None and self.fs.length(copy) == length:
+        copied = found is None and self.fs.length(copy) == length
+        if there is not None and (copied or found is not None):
+            file.final = self._another(final)
+            self.log.warning("%s is somebody else's file, %s gets the name %s", final, path, file.final)
+            return False
+        if there is not None:
+            if there != length:
+                self.log.error("%s has %d bytes, but %d were acknowledged", final, there, length)
+        elif copied:
             self.fs.rename(copy, final)
         elif found is None:
             self.log.warning("%s isn't there any more; it had %d acknowledged bytes", path, length)
@@ -411,9 +466,18 @@ class Output:
                 self.fs.rename(path, final)
         else:
             self._copy(path, copy, length)
-            if path == final:
-                self.fs.delete(path)
+            self.fs.delete(path)
             self.fs.rename(copy, final)
+        return True
+
+    def _another(self, final: str) -> str:
+        """A final name like this one that is free."""
+        folder, name = os.path.split(final)
+        while True:
+            count = str(next_counter())
+            other = COUNTER.sub(count, name) if COUNTER.search(name) else f"{name}.{count}"
+            if self.fs.length(found := os.path.join(folder, other)) is None:
+                return found
 
     def _copy(self, path: str, to: str, length: int) -> None:
         self.fs.delete(to)
@@ -445,7 +509,8 @@ class Output:
             turn.add_done_callback(lambda done: done.cancelled() or done.exception())
             self.pool.shutdown(wait=False, cancel_futures=True)
             self.pool = ThreadPoolExecutor(1, thread_name_prefix="hdfs")
-            raise DeliveryError(f"{self.fs.name} took longer than {self.timeout:g} s") from None
+            which = f" for {files[0].path}" if len(files) == 1 else ""
+            raise DeliveryError(f"{self.fs.name} took longer than {self.timeout:g} s{which}") from None
 
 
 def without_names(text: str, files: Iterable[File]) -> str:
@@ -456,8 +521,10 @@ def without_names(text: str, files: Iterable[File]) -> str:
     return text
 
 
-def kind(text: str) -> str:
-    """Errors that differ in numbers alone are one."""
+def kind(text: str, file: File | None = None) -> str:
+    """Errors that differ only in numbers, or in the names of the file that they are about, are one."""
+    for path in (file.path, file.final) if file else ():
+        text = text.replace(os.path.basename(path), "").replace(os.path.dirname(path), "")
     return re.sub(r"\d+", "#", text)
 
 
@@ -465,11 +532,13 @@ def fits(file: File, batch: Batch) -> bool:
     return file.format is None or file.format.fits(batch)
 
 
-def known(receipt: bytes | None, log: Logger) -> list[tuple[str, str, int]]:
-    """(path, final, acknowledged bytes) of a receipt; none if it isn't one of these."""
+def known(receipt: bytes | None, log: Logger) -> tuple[str, list[tuple[str, str, int]]]:
+    """The file system of a receipt ("" if it doesn't say), and (path, final, acknowledged bytes) of each file; none if
+    it isn't one of these."""
     try:
-        files = json.loads(zlib.decompress(receipt))["files"] if receipt else []
-        return [(str(path), str(final), int(length)) for path, final, length in files]
+        found = json.loads(zlib.decompress(receipt)) if receipt else {"files": []}
+        files = [(str(path), str(final), int(length)) for path, final, length in found["files"]]
+        return str(found.get("place", "")), files
     except (zlib.error, ValueError, KeyError, TypeError):
         log.warning("the channel's receipt is not of this sink; files are left as they are")
-        return []
+        return "", []

@@ -126,7 +126,7 @@ class HdfsSink(Sink):
         self.manifest: Manifest | None = None
 
     async def open(self) -> None:
-        """DeliveryError if what the last run left can't be finished now."""
+        """ConfigError: hdfs.path is on another file system than files that the last run left unfinished."""
         keys = self.config
         if not self.durable:
             self.log.info("at least once: no receipt is kept; a crash repeats a batch and leaves in-use files")
@@ -153,7 +153,7 @@ class HdfsSink(Sink):
     async def send(self, batch: Batch) -> bytes | None:
         assert self.output
         parts = list(self.places.split(batch))
-        if self.places.missed and not self.missed and not self.config.useLocalTimeStamp:
+        if self.places.missed and not self.missed:
             self.missed = True
             self.log.warning("an event without a timestamp header goes by the time of writing")
         receipt = await self.output.append(parts)
@@ -164,4 +164,4 @@ class HdfsSink(Sink):
 
     def _files(self) -> FileSystem:
         url, keys = self.config.place()[0], self.config
-        return file_system(url, keys.configDir, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout)
+        return file_system(url, keys.configDir, keys.kerberosPrincipal, keys.kerberosKeytab, keys.callTimeout / 2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -84,4 +86,46 @@ def test_a_crash_at_every_step_after_a_crash(tmp_path: Path, in_suffix: str) -> 
                 for one in found:
                     again(second, place)
                     finishes(place, one, in_suffix, GROWS)
+    assert crashes > 30, "it is the steps that are counted"
+
+
+def take_names(state: State) -> None:
+    """Somebody else has every final name that the receipt knows and nobody has."""
+    files = json.loads(zlib.decompress(state.receipt))["files"] if state.receipt else []
+    for _, final, _ in files:
+        if not os.path.exists(final):
+            Path(final).parent.mkdir(exist_ok=True)
+            Path(final).write_text("#\n")
+
+
+def test_a_crash_at_every_step_while_names_are_taken(tmp_path: Path) -> None:
+    """The other's files stay, and every event is in a file with a final name once, after a second crash as well."""
+    place, saved, first, second = (tmp_path / name for name in ("out", "saved", "first", "second"))
+    crashes = 0
+    for at in range(5, 20, 5):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        states = run(place, State(), Steps(at, "half"), ".tmp", GROWS)
+        shutil.rmtree(saved, ignore_errors=True)
+        place.rename(saved)
+        for state in states:
+            again(saved, place)
+            take_names(state)
+            others = visible(place).count("#")
+            shutil.rmtree(first, ignore_errors=True)
+            shutil.copytree(place, first)
+            later = 0
+            while True:
+                later += 1
+                again(first, place)
+                found = run(place, state, Steps(later, "half" if later % 2 else "after"), ".tmp", GROWS)
+                shutil.rmtree(second, ignore_errors=True)
+                shutil.copytree(place, second)
+                for one in found:
+                    again(second, place)
+                    assert run(place, one, Steps(), ".tmp", GROWS) == []
+                    assert (visible(place), leftovers(place)) == ("#" * others + EVENTS, [])
+                if not found:
+                    break
+                crashes += 1
     assert crashes > 30, "it is the steps that are counted"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.metrics import SinkCounter
+from aggregator.hdfs.native import HdfsFileSystem
 from aggregator.sinks.hdfs import HdfsConfig, HdfsSink
 from tests.contracts.channel import batch
 from tests.contracts.sink import SinkContract
@@ -65,6 +66,12 @@ class TestHdfsSink(SinkContract):
     @asynccontextmanager
     async def far_side(self) -> AsyncIterator[Far]:  # type: ignore[override]
         yield Far(self.folder)
+
+
+def test_a_lease_is_waited_for_within_a_call() -> None:
+    """Whoever waits for it says which file it is, before the call is given up."""
+    files = make(Path("/a"), path="hdfs://127.0.0.1:1/a", callTimeout=8.0)._files()
+    assert isinstance(files, HdfsFileSystem) and files.patience == 4.0
 
 
 def test_a_closed_sink_leaves_final_names_only(tmp_path: Path) -> None:
