@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from aggregator.topics.errors import Code
@@ -25,6 +26,8 @@ from aggregator.topics.groups.roster import Roster
 from aggregator.topics.groups.sessions import Sessions
 from aggregator.topics.groups.state import Limits, State
 from aggregator.topics.groups.subscription import topics_of
+
+log = logging.getLogger(__name__)
 
 
 class Phases:
@@ -42,7 +45,7 @@ class Phases:
         self.protocol = ""
         self.topics: frozenset[str] | None = None
         self.roster = Roster()
-        self.sessions = Sessions(call_later, self.remove)
+        self.sessions = Sessions(call_later, self._silent)
         self._later = call_later
         self._timer: Timer | None = None
         self._opening = False
@@ -67,6 +70,10 @@ class Phases:
             self.try_join()
         else:
             self.rebalance()
+
+    def _silent(self, member: Member) -> None:
+        log.info("group %s: nothing was heard of %s for its session; it is out", self.name, member.id)
+        self.remove(member)
 
     def _drop(self, member: Member) -> None:
         self.roster.remove(member)
@@ -121,6 +128,7 @@ class Phases:
         self._opening = self._grown = False
         for member in self.roster.awaited:
             if member.instance_id is None:
+                log.info("group %s: %s did not come to the rebalance; it is out", self.name, member.id)
                 self._drop(member)
         if not self.roster.members:
             self._emptied()
@@ -204,6 +212,7 @@ class Phases:
     def _sync_late(self) -> None:
         """Who joined and never asked for its assignment is out (KAFKA-9752)."""
         for member in list(self._unsynced):
+            log.info("group %s: %s joined and did not ask for its assignment; it is out", self.name, member.id)
             self._drop(member)
         self.rebalance()
 

@@ -1,8 +1,8 @@
 """Random schedules of clients against what must hold of a group whatever happens.
 
 Clients join in one or two steps, sync, send heartbeats, change their topics, leave, vanish with and without a closed
-connection, lose the answer they wait for, start again under a static name; time passes. At any moment the promises of
-`Promises.check` hold; and when those who live behave for a while, the group is stable and has exactly them.
+connection, lose the answer they wait for, start again under a static name; administrators interfere; time passes. The
+invariants hold at any moment; and when those who live behave for a while, the group is stable and has exactly them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.aggregator.topics.groups.scene import Client, Scene, Waiting
 NAMES = ("a", "b", "c", "d")
 STATIC = ("s1", "s2")
 PATIENCE = 60.0
+PROTOCOLS = (("range",), ("range", "sticky"), ("sticky", "range"), ("new", "sticky", "range"))
 REJOIN = (Code.REBALANCE_IN_PROGRESS, Code.UNKNOWN_MEMBER_ID, Code.ILLEGAL_GENERATION)
 
 
@@ -57,6 +58,7 @@ class Groups(RuleBasedStateMachine):
         self.waiting: list[tuple[float, Waiting]] = []
         self.assigned: dict[tuple[int, str], bytes] = {}
         self.leads: dict[int, str] = {}
+        self.protocols: dict[int, str] = {}
         self.newest = 0
 
     # -- what clients do
@@ -66,6 +68,7 @@ class Groups(RuleBasedStateMachine):
     def start(self, data: st.DataObject, two_steps: bool) -> None:
         name = data.draw(st.sampled_from([name for name in NAMES + STATIC if name not in self.live]))
         self.live[name] = Actor(Client(self.scene, name, static=name in STATIC, two_steps=two_steps,
+                                       protocols=data.draw(st.sampled_from(PROTOCOLS)),
                                        session=data.draw(st.sampled_from([6, 10, 100])),
                                        rebalance=data.draw(st.sampled_from([10, 30, PATIENCE]))))  # fmt: skip
         self.ask(self.live[name])
@@ -129,6 +132,19 @@ class Groups(RuleBasedStateMachine):
         actor.client.lose()
         actor.phase = "idle"
 
+    @rule(name=st.sampled_from(STATIC))
+    def expel(self, name: str) -> None:
+        """An administrator removes a static member, whose program may go on."""
+        self.scene.do(self.scene.coordinator.leave, "g", [("", name)])
+        self.take()
+
+    @rule()
+    def delete(self) -> None:
+        """An administrator deletes the group: it goes if nobody is in it, and its generations begin anew."""
+        if self.scene.coordinator.delete("g") is Code.NONE:
+            assert not self.scene.ids
+            self.newest, self.assigned, self.leads, self.protocols = 0, {}, {}, {}
+
     @rule(seconds=st.sampled_from([0.1, 0.2, 1, 3, 7, 15, 40]))
     def wait(self, seconds: float) -> None:
         self.scene.wait(seconds)
@@ -152,14 +168,18 @@ class Groups(RuleBasedStateMachine):
             elif "generation_id" in body:
                 self.joined(actor, client.joined())
             else:
-                client.synced()
+                assignment = client.synced()
                 actor.phase = "member"
+                assert self.assigned.setdefault((client.generation, client.id), assignment) == assignment
 
     def joined(self, actor: Actor, body: dict[str, Any]) -> None:
         client = actor.client
         actor.phase = "joined"
         self.past.add((client.id, client.generation, client.instance_id))
         self.newest = max(self.newest, client.generation)
+        protocol = body["protocol_name"]
+        assert protocol in client.protocols
+        assert self.protocols.setdefault(client.generation, protocol) == protocol, "two protocols of one generation"
         if client.peers:
             assert body["leader"] == client.id
             assert client.id in client.peers
