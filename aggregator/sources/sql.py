@@ -8,7 +8,8 @@
 
 Rows come in the order of a unique key, or of a time and then that key (aggregator/sql/order.py). How far it came is
 kept in the transaction that keeps the events, so an import that was killed goes on behind the last row that is kept:
-none is missing, none there twice. A database that is away is waited for. docs/sql.md has the rest.
+none is missing, none there twice. A database that is away is waited for. Where the channels keep no place, this source
+does, as long as it runs. docs/sql.md has the rest.
 """
 
 from __future__ import annotations
@@ -108,6 +109,9 @@ class SqlSource(Source):
         """ConfigError if the mark that was kept is of another table or order, or a file of ssl.* can't be read."""
         self.access = self.config.access()
         self.place = self._kept()
+        self._begin()
+
+    def _begin(self) -> None:
         self.pool = ThreadPoolExecutor(1, thread_name_prefix=self.name)
 
     async def close(self) -> None:
@@ -125,11 +129,35 @@ class SqlSource(Source):
     async def run(self) -> None:
         """Returns when the table has been read to its end, unless it is followed. DeliveryError when the database
         fails, ConfigError when it hasn't got what the configuration names: the source is made anew then, later.
+
+        Behind channels that keep no place that one would begin with the first row, so this one waits and goes on.
         """
+        wait = Backoff()
+        while True:
+            begun = self.place
+            try:
+                await self._import()
+                return
+            except (DeliveryError, ConfigError) as error:
+                self.ready = False
+                if self.durable or not self.place.rows:
+                    raise
+                if self.place != begun:
+                    wait.reset()
+                seconds = wait.next()
+                if self.counter.say(f"waiting: {error}"):
+                    self.log.error("%s; tries again in %g s, then in up to %g s", error, seconds, wait.most)
+            await self.close()
+            await asyncio.sleep(seconds)
+            self._begin()
+
+    async def _import(self) -> None:
+        """From the place that was reached to the end."""
         keys, loop = self.config, asyncio.get_running_loop()
         await self._call(self._connect, keys.connectTimeout + GRACE, "connectTimeout")
         progress = await self._call(self._prepare, keys.queryTimeout, "queryTimeout")
         self.ready, finished = True, False
+        self.counter.say("running")
         self.ahead = self._fetch()
         while True:
             piece = await self.ahead
@@ -192,6 +220,7 @@ class SqlSource(Source):
             batch = Batch(piece.events)
             await self._when_room(lambda: self.process(batch, marks))
             self.counter.EventAcceptedCount += piece.rows
+        self.place = piece.place
 
     async def _when_room(self, keep: Callable[[], Awaitable[object]]) -> None:
         wait = Backoff(0.05, 5.0)
@@ -217,6 +246,7 @@ class SqlSource(Source):
         by = ", ".join(column.name for column in self.order.by)
         if place.last and by != ", ".join(self.kept_by):
             raise ConfigError(f"keyColumn: {ELSE.format(f'an order by {chr(44).join(self.kept_by)}', self.name)}")
+        self.kept_by = [column.name for column in self.order.by]
         self._complain(database, table)
         total, about = self._total(database, table)
         self.log.info(

@@ -8,11 +8,14 @@ import logging
 import random
 import sqlite3
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.backoff import Backoff
 from agent.config.reading import read
 from agent.errors import AgentError, ConfigError, DeliveryError
 from agent.event import Batch, Event
@@ -21,6 +24,7 @@ from agent.source import DeadLetter, Kept, Marks
 from aggregator.sources.sql import SqlConfig, SqlSource
 from aggregator.sql import progress
 from aggregator.sql.database import address_of
+from aggregator.sql.sqlite import Sqlite
 from tests.contracts.source import Door
 from tests.peers.harness import wait_until
 
@@ -73,7 +77,7 @@ def make(path: Path, door: Door, **keys: str) -> SqlSource:
     assert reading.config, reading.faults
     source = SqlSource("r", reading.config)
     source.process, source.bury, source.marks = door.process, door.bury, dict(door.marks)
-    source.counter = SourceCounter("r")
+    source.counter, source.durable = SourceCounter("r"), True
     return source
 
 
@@ -295,6 +299,52 @@ def test_a_file_that_is_no_database(content: bytes | None, text: str, database: 
         database.write_bytes(content)
     with pytest.raises(DeliveryError, match=f"h.db: .*{text}"):
         run(database, Door())
+
+
+class Lost(Door):
+    """A door of channels that keep no place; the database is away for a while after the second row."""
+
+    def __init__(self, database: Path) -> None:
+        super().__init__()
+        self.database = database
+
+    async def process(self, batch: Batch, marks: Marks | None = None) -> Kept:
+        kept = await super().process(batch, None)
+        if len(self.bodies) == 2:
+            self.database.rename(self.database.with_suffix(".away"))
+        return kept
+
+
+def test_a_hiccup_behind_a_memory_channel(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the channels keep no place the source does: it waits for the database and goes on behind the last row."""
+    fill(database, TABLE, *(f"INSERT INTO t(id) VALUES ({n})" for n in range(1, 7)))
+    door = Lost(database)
+    monkeypatch.setattr(Backoff, "next", lambda self: 0.01)
+    source = make(database, door, batchSize="1")
+    source.durable = False
+
+    async def steps() -> None:
+        async with asyncio.timeout(60), source:
+            running = asyncio.create_task(source.run())
+            await asyncio.to_thread(wait_until, lambda: source.counter.state.startswith("waiting"))
+            assert not source.ready
+            database.with_suffix(".away").rename(database)
+            await running
+
+    monkeypatch.setattr(Sqlite, "rows", no_longer(Sqlite.rows))
+    asyncio.run(steps())
+    assert [json.loads(body)["id"] for body in door.bodies] == [1, 2, 3, 4, 5, 6]
+
+
+def no_longer(rows: Any) -> Any:
+    """SQLite reads a file that has gone: as a server's tables, this one's can't be read then."""
+
+    def read(self: Sqlite, statement: str, values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+        if not self.path.exists():
+            raise DeliveryError(f"{self.path}: gone")
+        return rows(self, statement, values)
+
+    return read
 
 
 def test_a_condition_that_is_wrong_is_said(database: Path) -> None:
