@@ -148,8 +148,8 @@ class SqlSource(Source):
                 if self.counter.say(f"waiting: {error}"):
                     self.log.error("%s; tries again in %g s, then in up to %g s", error, seconds, wait.most)
             await self.close()
-            await asyncio.sleep(seconds)
             self._begin()
+            await asyncio.sleep(seconds)
 
     async def _import(self) -> None:
         """From the place that was reached to the end."""

@@ -336,6 +336,24 @@ def test_a_hiccup_behind_a_memory_channel(database: Path, monkeypatch: pytest.Mo
     assert [json.loads(body)["id"] for body in door.bodies] == [1, 2, 3, 4, 5, 6]
 
 
+def test_it_is_stopped_while_it_waits(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind channels that keep no place too, a source that waits for its database can be closed."""
+    fill(database, TABLE, "INSERT INTO t(id) VALUES (1), (2), (3)")
+    source = make(database, Lost(database), batchSize="1")
+    source.durable = False
+
+    async def steps() -> None:
+        async with asyncio.timeout(60), source:
+            running = asyncio.create_task(source.run())
+            await asyncio.to_thread(wait_until, lambda: source.counter.state.startswith("waiting"))
+            await asyncio.sleep(0.1)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    monkeypatch.setattr(Sqlite, "rows", no_longer(Sqlite.rows))
+    asyncio.run(steps())
+
+
 def no_longer(rows: Any) -> Any:
     """SQLite reads a file that has gone: as a server's tables, this one's can't be read then."""
 
