@@ -7,16 +7,22 @@ where all of them are Produce (server.py). So what a handler does before it firs
 from __future__ import annotations
 
 from aggregator.topics.broker import Handler
-from aggregator.topics.handlers import coordinator, fetch, list_offsets, metadata, produce, sasl, versions
+from aggregator.topics.handlers import (
+    admin,
+    configs,
+    coordinator,
+    fetch,
+    groups,
+    list_offsets,
+    metadata,
+    offsets,
+    produce,
+    sasl,
+    versions,
+)
 
-_SERVED: dict[int, Handler] = {
-    **sasl.HANDLERS,
-    **metadata.HANDLERS,
-    **coordinator.HANDLERS,
-    **produce.HANDLERS,
-    **fetch.HANDLERS,
-    **list_offsets.HANDLERS,
-}
+_FAMILIES = (sasl, metadata, coordinator, produce, fetch, list_offsets, groups, offsets, admin, configs)
+_SERVED: dict[int, Handler] = {key: handler for family in _FAMILIES for key, handler in family.HANDLERS.items()}
 HANDLERS: dict[int, Handler] = {**versions.handlers(_SERVED), **_SERVED}
 """By API key."""
 BEFORE_AUTHENTICATION = {*versions.handlers(()), *sasl.HANDLERS}
