@@ -23,6 +23,7 @@ from aggregator.topics.access.users import Users
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.groups.coordinator import Coordinator
 from aggregator.topics.log.log import Log, Partition, Topic
+from aggregator.topics.transactions.coordinator import Transactions
 from aggregator.topics.wire.api import Body, Request
 
 NODE = 1
@@ -68,12 +69,15 @@ class Room:
 
 
 class Broker:
-    """`log`, `coordinator` of groups, `rights`, `users` (None: nobody has to say who it is), `settings`, `room`."""
+    """`log`, `coordinator` of groups, `transactions` (to be opened before the first request), `rights`, `users` (None:
+    nobody has to say who it is), `settings`, `room`."""
 
-    def __init__(self, log: Log, coordinator: Coordinator, rights: Rights, users: Users | None, settings: Settings
-                 ) -> None:  # fmt: skip
-        self.log, self.coordinator, self.rights, self.users = log, coordinator, rights, users
+    def __init__(self, log: Log, coordinator: Coordinator, transactions: Transactions, rights: Rights,
+                 users: Users | None, settings: Settings) -> None:  # fmt: skip
+        self.log, self.coordinator, self.transactions = log, coordinator, transactions
+        self.rights, self.users = rights, users
         self.settings, self.room = settings, Room(settings.answer_bytes)
+        self.transactions = Transactions(log)
 
     async def create(self, name: str, partitions: int = -1, config: Mapping[str, str] | None = None) -> Topic:
         """A new topic with the configuration's number of partitions (-1) and keys for it. TopicsError."""

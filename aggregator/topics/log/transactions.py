@@ -139,9 +139,9 @@ class TransactionTable:
         work.tell(lambda views: views.pends(group, id_, places))
 
     def end(self, work: Work, known: Transactional, epoch: int, commit: bool) -> None:
-        """End the open transaction in its partitions, with markers of `epoch`, and in its groups. What it is then is the
-        caller's to `keep`, in the same transaction. Where a partition has been deleted, or has seen a newer epoch
-        outside of transactions, nothing of this one can be: no marker is missed there."""
+        """End the open transaction in its partitions, with markers of `epoch`, and in its groups. What it is then is
+        the caller's to `keep`, in the same transaction. A partition that has been deleted, or has seen a newer epoch
+        outside of transactions, can hold nothing of this one and misses no marker."""
         for place in sorted(known.partitions):
             try:
                 self.batches.marker(work, self.catalog.part(*place), known.producer, epoch, commit)

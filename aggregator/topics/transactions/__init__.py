@@ -1,0 +1,1 @@
+"""Transactions of producers with a transactional id (KIP-98): see rules.py."""
