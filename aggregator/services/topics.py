@@ -27,6 +27,7 @@ from agent.ports import spelled
 from agent.server import Listener
 from agent.service import Service
 from agent.tls import ServerTlsConfig, server_context
+from aggregator.topics import expiry
 from aggregator.topics.access import acl, users
 from aggregator.topics.broker import Broker, Settings
 from aggregator.topics.errors import TopicsError
@@ -143,6 +144,7 @@ class TopicsService(Service):
         await listener.open()
         coordinator = Coordinator(asyncio.get_running_loop().call_later, log.groups)
         self.broker = Broker(log, coordinator, rights, known, self._settings(listener.port))
+        await self.broker.transactions.open()
         self.shared = Shared(self.broker, config.max_request, tls=config.tls, loopback=config.loopback)
         await self._configure(log)
         self._count(log, listener)
@@ -217,7 +219,12 @@ class TopicsService(Service):
 
     async def run(self) -> None:
         assert self.listener
-        await self.listener.run()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.listener.run(), name="serve topics")
+                group.create_task(expiry.watch(self.broker.log, self.broker.coordinator), name="old offsets go")
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     async def close(self) -> None:
         if hasattr(self, "broker"):
@@ -225,5 +232,7 @@ class TopicsService(Service):
             await asyncio.sleep(0)  # who waited for a group is answered
         if self.listener:
             await self.listener.close()
+        if hasattr(self, "broker"):
+            await self.broker.transactions.close()
         if self.log_:
             await self.log_.close()

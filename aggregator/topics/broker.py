@@ -72,10 +72,9 @@ class Broker:
     """`log`, `coordinator` of groups, `transactions` (to be opened before the first request), `rights`, `users` (None:
     nobody has to say who it is), `settings`, `room`."""
 
-    def __init__(self, log: Log, coordinator: Coordinator, transactions: Transactions, rights: Rights,
-                 users: Users | None, settings: Settings) -> None:  # fmt: skip
-        self.log, self.coordinator, self.transactions = log, coordinator, transactions
-        self.rights, self.users = rights, users
+    def __init__(self, log: Log, coordinator: Coordinator, rights: Rights, users: Users | None, settings: Settings
+                 ) -> None:  # fmt: skip
+        self.log, self.coordinator, self.rights, self.users = log, coordinator, rights, users
         self.settings, self.room = settings, Room(settings.answer_bytes)
         self.transactions = Transactions(log)
 

@@ -18,10 +18,11 @@ from aggregator.topics.handlers import (
     offsets,
     produce,
     sasl,
+    transactions,
     versions,
 )
 
-_FAMILIES = (sasl, metadata, coordinator, produce, fetch, list_offsets, groups, offsets, admin, configs)
+_FAMILIES = (sasl, metadata, coordinator, produce, fetch, list_offsets, groups, offsets, admin, configs, transactions)
 _SERVED: dict[int, Handler] = {key: handler for family in _FAMILIES for key, handler in family.HANDLERS.items()}
 HANDLERS: dict[int, Handler] = {**versions.handlers(_SERVED), **_SERVED}
 """By API key."""
