@@ -7,8 +7,8 @@ configuration asks for something else (rows by time or at random, counters), the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar, NamedTuple, TypeVar
 
 from agent.config.fields import Config as AnyConfig
 from agent.errors import Rejected
@@ -18,6 +18,7 @@ from agent.store.streams import Identity
 MAX_ROW = 32_767
 """Bytes of a row key (HConstants.MAX_ROW_LENGTH)."""
 
+Item = TypeVar("Item")
 Name = tuple[bytes, int]
 """An event's identity: (origin, number)."""
 Row = tuple[bytes, dict[bytes, bytes]]
@@ -79,16 +80,14 @@ def time_ms(event: Event, header: str = "timestamp") -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
-def parts(rows: Sequence[Row], most: int) -> Iterator[Sequence[Row]]:
-    """The rows in parts of about `most` bytes, each at least one row."""
+def parts(items: Sequence[Item], size_of: Callable[[Item], int], most: int) -> Iterator[Sequence[Item]]:
+    """The items in parts of at most `most` bytes, each at least one item."""
     begin = size = 0
-    for at, (key, cells) in enumerate(rows):
-        more = len(key)
-        for column, value in cells.items():
-            more += len(column) + len(value)
+    for at, item in enumerate(items):
+        more = size_of(item)
         if size and size + more > most:
-            yield rows[begin:at]
+            yield items[begin:at]
             begin, size = at, 0
         size += more
-    if begin < len(rows):
-        yield rows if begin == 0 else rows[begin:]
+    if begin < len(items):
+        yield items if begin == 0 else items[begin:]

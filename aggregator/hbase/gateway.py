@@ -36,7 +36,11 @@ assert happybase.connection
 SCANNED = 1000
 """Rows that one answer of a scan brings."""
 CALL_BYTES = 1 << 20
-"""Of cells in one call; a framed gateway takes 2 MiB."""
+"""Of rows in one call."""
+FRAME = 2 << 20
+"""Bytes of a call that a framed gateway takes, unless it is told otherwise; of a longer one it hangs up."""
+CALL, ROW, CELL, COUNTER = 47, 16, 23, 33
+"""Bytes of a call, a row, a cell and an increment in Thrift's binary protocol beside their texts (compact: fewer)."""
 MOST_SHOWN = 300
 """Characters of an answer."""
 EVENTS_FAULT = re.compile(r"KeyValue size too large|exceeds limit of \d+ bytes|Row length \d+ is >")
@@ -48,10 +52,11 @@ class AnsweredError(DeliveryError):
 
 
 class Gateway:
-    """`seconds` bounds connecting and each wait for an answer."""
+    """`seconds` bounds connecting and each wait for an answer; `frame` the bytes of a call, 0 where there are no
+    frames."""
 
-    def __init__(self, host: str, port: int, seconds: float, *, framed: bool = False, compact: bool = False) -> None:
-        self.host, self.port, self.seconds, self.framed, self.compact = host, port, seconds, framed, compact
+    def __init__(self, host: str, port: int, seconds: float, *, frame: int = 0, compact: bool = False) -> None:
+        self.host, self.port, self.seconds, self.frame, self.compact = host, port, seconds, frame, compact
         self.where = f"HBase's Thrift gateway {host}:{port}"
         self._socket: Any = None
         self._client: Any = None
@@ -60,7 +65,8 @@ class Gateway:
     def put(self, table: str, rows: Sequence[Row], wal: bool) -> None:
         """Write the rows. Each row is atomic, all together aren't. Rejected where a cell is at fault."""
         no_wal = None if wal else False
-        for part in parts(rows, CALL_BYTES):
+        largest = max(map(size_of, rows), default=0) if self.frame else 0
+        for part in parts(rows, size_of, self._room(table, largest)):
             batches = [
                 api.BatchMutation(row, [api.Mutation(False, column, value, no_wal) for column, value in cells.items()])
                 for row, cells in part
@@ -69,8 +75,21 @@ class Gateway:
 
     def increment(self, table: str, increments: Sequence[Increment]) -> None:
         """Add to counters, one after the other: those before one that fails stay."""
-        if increments:
-            self._call("incrementRows", [api.TIncrement(table.encode(), *one) for one in increments])
+        beside = COUNTER + len(table.encode())
+        for part in parts(increments, lambda one: beside + len(one.row) + len(one.column), self._room(table)):
+            self._call("incrementRows", [api.TIncrement(table.encode(), *one) for one in part])
+
+    def _room(self, table: str, largest: int = 0) -> int:
+        """Bytes that a call has for rows; Rejected if there is no room for the largest one."""
+        room = self.frame - CALL - len(table.encode())
+        if not self.frame:
+            return CALL_BYTES
+        if largest > room:
+            raise Rejected(
+                f"an event's row has {largest} bytes, and a call of the gateway takes {room}: raise its "
+                "hbase.regionserver.thrift.framed.max_frame_size_in_mb and the sink's thriftFrameSize"
+            )
+        return min(CALL_BYTES, room)
 
     def families(self, table: str) -> set[str] | None:
         """The column families of a table; None if there is no such table."""
@@ -121,8 +140,8 @@ class Gateway:
             raise
 
     def _connect(self) -> Any:
-        plain = TFramedTransport if self.framed else TBufferedTransport
-        compiled = TCyFramedTransport if self.framed else TCyBufferedTransport
+        plain = TFramedTransport if self.frame else TBufferedTransport
+        compiled = TCyFramedTransport if self.frame else TCyBufferedTransport
         make_socket: Any = TSocket  # thriftpy2 leaves it untyped
         self._socket = make_socket(self.host, self.port, socket_timeout=self.seconds * 1000)
         transport = plain(self._socket) if self.compact else compiled(self._socket)
@@ -141,6 +160,12 @@ class Gateway:
                 return Rejected(f"HBase refuses an event: {text[:MOST_SHOWN]}")
             return AnsweredError(f"{self.where} answered: {text[:MOST_SHOWN]}")
         return DeliveryError(f"{self.where}: {type(error).__name__}: {error}")
+
+
+def size_of(row: Row) -> int:
+    """Bytes of a row in a call."""
+    key, cells = row
+    return ROW + len(key) + sum(CELL + len(column) + len(value) for column, value in cells.items())
 
 
 def _text(error: Exception) -> str:

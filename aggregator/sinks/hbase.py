@@ -13,15 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, TypeVarTuple
 
 from agent.config import flume_names
+from agent.config.fields import Bytes, Seconds, key
 from agent.config.fields import Config as AnyConfig
-from agent.config.fields import Seconds, key
 from agent.config.reading import read
 from agent.errors import ConfigError, DeliveryError
 from agent.event import Batch
 from agent.sink import Held, Sink, SinkConfig
 from agent.store.streams import Identity
 from aggregator.hbase.cells import CellSerializer, coalesced, names_of
-from aggregator.hbase.gateway import AnsweredError, Gateway
+from aggregator.hbase.gateway import FRAME, AnsweredError, Gateway
 from aggregator.hbase.readings import ReadingsSerializer
 from aggregator.hbase.regex import RegexSerializer
 from aggregator.hbase.simple import SimpleSerializer
@@ -54,6 +54,10 @@ class HbaseConfig(SinkConfig):
     thriftHost: str = key("thriftHost", "127.0.0.1", doc="where the Thrift gateway is")
     thriftPort: int = key("thriftPort", 9090, low=1, high=65535, doc="its port")
     thriftTransport: str = key("thriftTransport", "buffered", choices=("buffered", "framed"), doc="as the gateway has")
+    thriftFrameSize: Bytes = key(
+        "thriftFrameSize", Bytes(FRAME), low=1 << 20,
+        doc="framed: bytes of a call, as the gateway's hbase.regionserver.thrift.framed.max_frame_size_in_mb",
+    )  # fmt: skip
     thriftProtocol: str = key("thriftProtocol", "binary", choices=("binary", "compact"), doc="as the gateway has")
     callTimeout: Seconds = key("callTimeout", Seconds(30.0), unit="ms", low=0.001, doc="bound on a batch's calls")
     createTable: bool = key("createTable", False, doc="make the table if it is missing")
@@ -127,8 +131,9 @@ class HbaseSink(Sink):
 
     def _gateway(self) -> Gateway:
         keys = self.config
-        framed, compact = keys.thriftTransport == "framed", keys.thriftProtocol == "compact"
-        return Gateway(keys.thriftHost, keys.thriftPort, keys.callTimeout, framed=framed, compact=compact)
+        frame = keys.thriftFrameSize if keys.thriftTransport == "framed" else 0
+        compact = keys.thriftProtocol == "compact"
+        return Gateway(keys.thriftHost, keys.thriftPort, keys.callTimeout, frame=frame, compact=compact)
 
     def _begin(self) -> None:
         self.gateway = self._gateway()

@@ -195,8 +195,8 @@ def test_names_of_columns_and_headers() -> None:
 
 
 def test_parts() -> None:
-    """Rows in order, in parts of at most so many bytes, or of one row."""
-    rows = [(b"%d" % i, {b"d:v": b"x" * 10}) for i in range(5)] + [(b"5", {b"d:v": b"x" * 100})]
-    assert [len(part) for part in parts(rows, 30)] == [2, 2, 1, 1]
-    assert [one for part in parts(rows, 30) for one in part] == rows
-    assert list(parts([], 30)) == []
+    """Items in order, in parts of at most so many bytes, or of one row."""
+    items = ["x" * 14] * 5 + ["x" * 100]
+    assert [len(part) for part in parts(items, len, 30)] == [2, 2, 1, 1]
+    assert [one for part in parts(items, len, 30) for one in part] == items
+    assert list(parts([], len, 30)) == []
