@@ -230,7 +230,7 @@ class _Judgement:
             if strangers and over > 0:
                 self._take(UNKNOWN, holes, unsure)
         if short:
-            why = f"went into {names}, nobody knows under which numbers: given to two receivers, replayed, or deleted"
+            why = f"went into {names}, nobody knows under which numbers: given to two receivers, for example"
             self.findings.append(Finding(UNKNOWN, Numbers(), why, short))
 
     @property
