@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from agent.config.fields import Bytes, Config, key
+from agent.config.fields import Bytes, key
+from agent.config.fields import Config as AnyConfig
 from agent.metrics import Counter
 from agent.ports import spelled
 from agent.server import Listener
@@ -127,11 +128,16 @@ class TopicsCounter(Counter):
 class TopicsService(Service):
     """Opens the log, then listens. `broker` is for who lives in the same process."""
 
-    Config: ClassVar[type[Config]] = TopicsConfig
+    Config: ClassVar[type[AnyConfig]] = TopicsConfig
     config: TopicsConfig
     log_: Log | None = None
     broker: Broker
     listener: Listener | None = None
+
+    def __init__(self, name: str, config: AnyConfig) -> None:
+        super().__init__(name, config)
+        self.opened = asyncio.Event()
+        """Set while `broker` may be used."""
 
     async def open(self) -> None:
         config = self.config
@@ -152,6 +158,7 @@ class TopicsService(Service):
             self.log.warning("not encrypted (allowInsecure): whoever is in between reads and writes all topics")
         place = spelled(self.broker.settings.host, self.broker.settings.port)
         self.log.info("%d topics in %s; clients connect to %s", len(log.topics), self.folder, place)
+        self.opened.set()
 
     @property
     def folder(self) -> Path:
@@ -227,6 +234,7 @@ class TopicsService(Service):
             raise errors.exceptions[0] from None
 
     async def close(self) -> None:
+        self.opened.clear()
         if hasattr(self, "broker"):
             self.broker.coordinator.close()
             await asyncio.sleep(0)  # who waited for a group is answered
