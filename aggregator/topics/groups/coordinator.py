@@ -177,11 +177,11 @@ class Coordinator:
         found, limits = self._groups.get(group), self.limits
         growth = found.roster.growth(join) if found else size_of(join.protocols)
         if growth > 0 and growth + (found.roster.bytes if found else 0) > limits.group_bytes:
-            log.warning("group %s: with client %r its members would have more than %d bytes of metadata",
+            log.warning("group %r: with client %r its members would have more than %d bytes of metadata",
                         group, join.client_id, limits.group_bytes)  # fmt: skip
             return Code.UNKNOWN_SERVER_ERROR
         if growth > 0 and growth + self._bytes > limits.bytes:
-            log.warning("group %s: all groups together would have more than %d bytes of metadata", group, limits.bytes)
+            log.warning("group %r: all groups together would have more than %d bytes of metadata", group, limits.bytes)
             return Code.COORDINATOR_NOT_AVAILABLE
         return None
 
@@ -203,7 +203,7 @@ class Coordinator:
             for idle in [group.name for group in self._groups.values() if group.idle]:
                 self._groups.pop(idle).die(Code.UNKNOWN_MEMBER_ID)
         if len(self._groups) >= self.limits.groups:
-            log.warning("group %s: there are %d groups with members already", name, self.limits.groups)
+            log.warning("group %r: there are %d groups with members already", name, self.limits.groups)
             return None
         self._groups[name] = group = Group(name, self._later, self.limits, self._rested)
         group.rest()

@@ -72,7 +72,7 @@ class Phases:
             self.rebalance()
 
     def _silent(self, member: Member) -> None:
-        log.info("group %s: nothing was heard of %s for its session; it is out", self.name, member.id)
+        log.info("group %r: nothing was heard of %r for its session; it is out", self.name, member.id)
         self.remove(member)
 
     def _drop(self, member: Member) -> None:
@@ -128,7 +128,7 @@ class Phases:
         self._opening = self._grown = False
         for member in self.roster.awaited:
             if member.instance_id is None:
-                log.info("group %s: %s did not come to the rebalance; it is out", self.name, member.id)
+                log.info("group %r: %r did not come to the rebalance; it is out", self.name, member.id)
                 self._drop(member)
         if not self.roster.members:
             self._emptied()
@@ -212,7 +212,7 @@ class Phases:
     def _sync_late(self) -> None:
         """Who joined and never asked for its assignment is out (KAFKA-9752)."""
         for member in list(self._unsynced):
-            log.info("group %s: %s joined and did not ask for its assignment; it is out", self.name, member.id)
+            log.info("group %r: %r joined and did not ask for its assignment; it is out", self.name, member.id)
             self._drop(member)
         self.rebalance()
 
