@@ -30,7 +30,7 @@ TIME = 1_790_000_000_000
 
 def make(folder: Path, **keys: str) -> TopicsService:
     """A service that is not open yet; `__` in a key stands for its dot."""
-    raw = {"port": "0", "path": str(folder / "log")}
+    raw = {"port": "0", "path": str(folder / "log"), "retention.hours": "-1"}
     raw |= {name.replace("__", "."): value for name, value in keys.items()}
     reading = read(TopicsConfig, raw, "topics")
     assert reading.config, reading.faults

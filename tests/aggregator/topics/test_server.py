@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -264,6 +265,10 @@ def test_a_slow_reader_is_not_taken_for_a_deaf_one(tmp_path: Path, monkeypatch: 
         for _ in range(8):
             await produce(client, "t", batch(b"x" * 1_000_000))
         slow = await scene.client()
+        await until(lambda: len(scene.peers) == 2)
+        for transport in (slow.writer.transport, *(peer.transport for peer in scene.peers)):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, option, 1 << 16)
         slow.send(FETCH, 11, fetching(("t", 0, 0), most=1 << 30))
         size = int.from_bytes(await slow.reader.readexactly(4), "big")
         assert size > 8_000_000
