@@ -35,6 +35,8 @@ from aggregator.topics.record import Headers
 
 BATCH_BYTES = 900_000
 """Of the records in one record batch, about: most topics take 1 MiB."""
+OPENING_SECONDS = 5.0
+"""The service may take that long to open."""
 OVERHEAD = 64
 """Bytes that a record takes beside key and value, about."""
 EVENTS_FAULT = (Code.MESSAGE_TOO_LARGE, Code.INVALID_RECORD, Code.INVALID_TIMESTAMP, Code.INVALID_TOPIC_EXCEPTION)
@@ -113,7 +115,7 @@ class TopicsSink(Sink):
         await sink.open()
 
     async def _service(self) -> Broker:
-        """What the service holds; it opens at the same time as this sink."""
+        """What the service holds. DeliveryError."""
         config = self.config
         found = {name: one for name, one in self.services().items() if isinstance(one, TopicsService)}
         if config.service:
@@ -122,11 +124,12 @@ class TopicsSink(Sink):
             which = f"named {config.service}" if config.service else "(or a key `service` that says which)"
             raise DeliveryError(f"it needs one service of type topics {which}; there are {len(found)}")
         [service] = found.values()
-        try:
-            async with asyncio.timeout(config.callTimeout):
-                await service.opened.wait()
-        except TimeoutError:
-            raise DeliveryError(f"the service {service.name} is not open") from None
+        if not service.opened.is_set():
+            try:
+                async with asyncio.timeout(min(OPENING_SECONDS, config.callTimeout)):
+                    await service.opened.wait()
+            except TimeoutError:
+                raise DeliveryError(f"the service {service.name} is not open") from None
         return service.broker
 
     async def close(self) -> None:
@@ -137,6 +140,7 @@ class TopicsSink(Sink):
         if self.elsewhere:
             await self.elsewhere.send(batch)
             return
+        self.broker = await self._service()  # it may have been opened anew
         try:
             await self._store(batch)
         except TopicsError as error:
@@ -152,6 +156,8 @@ class TopicsSink(Sink):
             new = await log.fresh(batch.transit)
             if new != batch.transit.numbers:
                 self.log.info("%d of %d events are stored already", batch.count - _count(new), batch.count)
+                if not new:
+                    return
                 batch = batch.pick(_indexes(batch, new))
         appends = await self._appends(batch)
         if batch.transit is not None and self.durable:
