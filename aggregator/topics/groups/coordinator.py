@@ -17,7 +17,7 @@ from typing import Any
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.groups.bodies import Body, described, join_refused, left, sync_refused
 from aggregator.topics.groups.group import Answer, Group
-from aggregator.topics.groups.member import CallLater, Join, size_of
+from aggregator.topics.groups.member import CallLater, Join
 from aggregator.topics.groups.state import Limits, State
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Coordinator:
         if code or found is None:
             return _future(sync_refused(code or Code.UNKNOWN_MEMBER_ID))
         size = sum(map(len, assignments.values()))
-        fits = size <= self.limits.group_bytes and size + self._bytes <= self.limits.bytes
+        fits = size + found.roster.bytes <= self.limits.group_bytes and size + self._bytes <= self.limits.bytes
         copied = {member: bytes(assignment) for member, assignment in assignments.items()} if fits else None
         return _future(found.sync(member_id, instance_id, generation, copied, protocol_type, protocol_name))
 
@@ -175,13 +175,13 @@ class Coordinator:
     def _too_much(self, group: str, join: Join) -> Code | None:
         """Kafka's answer to metadata that it can't write down."""
         found, limits = self._groups.get(group), self.limits
-        growth = found.roster.growth(join) if found else size_of(join.protocols)
-        if growth > 0 and growth + (found.roster.bytes if found else 0) > limits.group_bytes:
-            log.warning("group %r: with client %r its members would have more than %d bytes of metadata",
+        growth = found.roster.growth(join) if found else join.size
+        if growth + (found.roster.bytes if found else 0) > limits.group_bytes:
+            log.warning("group %r: client %r would bring it above %d bytes of metadata and assignments",
                         group, join.client_id, limits.group_bytes)  # fmt: skip
             return Code.UNKNOWN_SERVER_ERROR
-        if growth > 0 and growth + self._bytes > limits.bytes:
-            log.warning("group %r: all groups together would have more than %d bytes of metadata", group, limits.bytes)
+        if growth + self._bytes > limits.bytes:
+            log.warning("group %r: all groups together would have more than %d bytes", group, limits.bytes)
             return Code.COORDINATOR_NOT_AVAILABLE
         return None
 

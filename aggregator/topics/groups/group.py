@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 
 from aggregator.topics.errors import Code
 from aggregator.topics.groups import bodies
@@ -24,7 +23,7 @@ class Group(Phases):
 
     def join(self, join: Join, require_member_id: bool) -> Answer:
         """A member, or who wants to be one, asks to be in the next generation."""
-        if not self._has_room(join.member_id or self.roster.static.get(join.instance_id or "", "")):
+        if not self._has_room(self.roster.whose(join)):
             self._turn_away(join.member_id)
             return join_refused(Code.GROUP_MAX_SIZE_REACHED)
         if not self.roster.supports(join):
@@ -51,7 +50,7 @@ class Group(Phases):
             self.remove(self.roster.members[member_id])
 
     def _join_new(self, join: Join, require_member_id: bool) -> Answer:
-        member_id = f"{join.instance_id if join.instance_id is not None else join.client_id}-{uuid.uuid4()}"
+        member_id = join.new_id()
         if join.instance_id in self.roster.static:
             return self._come_back(self.roster.members[self.roster.static[join.instance_id]], member_id, join)
         if join.instance_id is None and require_member_id:
@@ -86,7 +85,7 @@ class Group(Phases):
     def _join_again(self, join: Join) -> Answer:
         roster = self.roster
         if join.member_id in roster.pending and join.instance_id is None:
-            roster.pending.pop(join.member_id).cancel()
+            roster.take(join.member_id)
             return self.enter(Member.of(join.member_id, join), join.protocol_type)
         code = self.known(join.member_id, join.instance_id)
         if code is not Code.NONE:

@@ -6,6 +6,7 @@ assigned. While it waits it need not send heartbeats; otherwise its `timer` runs
 
 from __future__ import annotations
 
+import uuid
 from asyncio import Future
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 Protocols = tuple[tuple[str, bytes], ...]
 """(name of an assignor, the metadata it gets from this member), the most wanted first."""
+MEMBER_BYTES, PROTOCOL_BYTES = 500, 100
+"""What a member, or an id given out, and each protocol take beside what the client says."""
 
 
 class Timer(Protocol):
@@ -37,6 +40,15 @@ class Join(NamedTuple):
     rebalance_ms: int
     protocol_type: str
     protocols: Protocols
+
+    @property
+    def size(self) -> int:
+        """Bytes that will be kept of it."""
+        return _size(self, self.member_id or self.new_id())
+
+    def new_id(self) -> str:
+        """Kafka's form: the static name, or the client id, and something random."""
+        return f"{self.instance_id if self.instance_id is not None else self.client_id}-{uuid.uuid4()}"
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +81,8 @@ class Member:
 
     @property
     def size(self) -> int:
-        """Bytes of what the clients gave."""
-        return size_of(self.protocols) + len(self.assignment)
+        """Bytes that are kept of it, without the assignment."""
+        return _size(self, self.id)
 
     def metadata(self, protocol: str) -> bytes:
         """What the assignor of this name gets; KeyError if the member doesn't have it."""
@@ -81,9 +93,9 @@ class Member:
         return next(name for name, _ in self.protocols if name in candidates)
 
 
-def size_of(protocols: Protocols) -> int:
-    """Bytes of names and metadata."""
-    return sum(len(name) + len(metadata) for name, metadata in protocols)
+def _size(of: Join | Member, member_id: str) -> int:
+    names = len(member_id) + len(of.client_id) + len(of.instance_id or "")
+    return MEMBER_BYTES + names + sum(PROTOCOL_BYTES + len(name) + len(metadata) for name, metadata in of.protocols)
 
 
 def answer(future: Future[dict[str, Any]] | None, body: dict[str, Any]) -> None:

@@ -85,11 +85,11 @@ class Phases:
         """Wait for the id's JoinGroup; the oldest id gives way if there are as many as members allowed."""
         if len(self.roster.pending) >= self.limits.members:
             self.release(next(iter(self.roster.pending)))
-        self.roster.pending[member_id] = self._later(seconds, self.release, member_id)
+        self.roster.give(member_id, self._later(seconds, self.release, member_id))
 
     def release(self, member_id: str) -> None:
         """The id isn't waited for any more."""
-        self.roster.pending.pop(member_id).cancel()
+        self.roster.take(member_id)
         self.try_join()
 
     # -- PreparingRebalance
@@ -100,6 +100,7 @@ class Phases:
             return
         if self.state is State.COMPLETING:
             self._answer_syncs(Code.REBALANCE_IN_PROGRESS)
+        self.roster.assign({})
         self._opening, self.state = self.state is State.EMPTY, State.PREPARING
         patience = self.roster.rebalance_seconds
         if self._opening:
@@ -201,8 +202,6 @@ class Phases:
         self._answer_syncs(Code.NONE)
 
     def _answer_syncs(self, code: Code) -> None:
-        if code is not Code.NONE:
-            self.roster.assign({})
         for member in self.roster.members.values():
             waiting, member.syncing = member.syncing, None
             if waiting is not None:

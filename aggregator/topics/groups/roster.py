@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from aggregator.topics.groups.member import Join, Member, Timer, size_of
+from aggregator.topics.groups.member import MEMBER_BYTES, Join, Member, Timer
 
 
 class Roster:
-    """`pending`: ids given out with MEMBER_ID_REQUIRED, whose second JoinGroup is to come. `bytes`: of the clients."""
+    """`pending`: ids given out with MEMBER_ID_REQUIRED, whose second JoinGroup is to come. `bytes`: of all."""
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
@@ -42,15 +42,24 @@ class Roster:
             self.leader = next(iter(self.members), "")
         self._count(member, -1)
 
+    def give(self, member_id: str, timer: Timer) -> None:
+        """An id whose JoinGroup is to come before the timer's end."""
+        self.pending[member_id] = timer
+        self.bytes += _reserved(member_id)
+
+    def take(self, member_id: str) -> None:
+        """It has come, or isn't waited for any more."""
+        self.pending.pop(member_id).cancel()
+        self.bytes -= _reserved(member_id)
+
     def rename(self, member: Member, member_id: str) -> None:
         """A static member came back: its place, and the lead if it had it, pass to a new id."""
-        del self.members[member.id]
-        if self.leader == member.id:
-            self.leader = member_id
+        leads = self.leader == member.id
+        self.remove(member)
         member.id = member_id
-        self.members[member_id] = member
-        assert member.instance_id is not None
-        self.static[member.instance_id] = member_id
+        self.add(member, self.protocol_type)
+        if leads:
+            self.leader = member_id
 
     def update(self, member: Member, join: Join) -> None:
         """What a later JoinGroup says."""
@@ -68,16 +77,24 @@ class Roster:
             self.bytes += len(member.assignment)
 
     def _count(self, member: Member, sign: int) -> None:
-        self.bytes += sign * member.size
+        self.bytes += sign * (member.size + len(member.assignment))
         for name, _ in member.protocols:
             self._supported[name] += sign
             if not self._supported[name]:
                 del self._supported[name]
 
+    def whose(self, join: Join) -> str:
+        """The id of the member that asks, "" of a new one; a static one that starts again knows its name only."""
+        if join.member_id or join.instance_id is None:
+            return join.member_id
+        return self.static.get(join.instance_id, "")
+
     def growth(self, join: Join) -> int:
         """By how many bytes this request would make the group heavier."""
-        member = self.members.get(join.member_id)
-        return size_of(join.protocols) - (size_of(member.protocols) if member else 0)
+        member_id = self.whose(join)
+        if member_id in self.pending:
+            return join.size - _reserved(member_id)
+        return join.size - (self.members[member_id].size if member_id in self.members else 0)
 
     def supports(self, join: Join) -> bool:
         """Whether the group has, and with this member would keep, a protocol that all can do."""
@@ -117,3 +134,7 @@ class Roster:
                 return False
             self.leader = present[0]
         return True
+
+
+def _reserved(member_id: str) -> int:
+    return MEMBER_BYTES + len(member_id)

@@ -20,14 +20,15 @@ class State(StrEnum):
 class Limits:
     """Bounds, and Kafka's broker settings that matter here.
 
-    group_bytes: metadata and, again, assignments of one group (Kafka's bound is message.max.bytes of its own topic).
-    bytes: of all groups. groups: in memory; those that only have offsets don't count. initial_delay: Kafka's is 3 s,
-    meant for many machines. empty_seconds: how long a group without members and offsets is remembered.
+    members: of a group; and as many ids given out. groups: in memory; those that only have offsets don't count.
+    group_bytes: what is kept of one group's members, metadata and assignments (Kafka: message.max.bytes of its own
+    topic); bytes: of all groups. initial_delay: Kafka's is 3 s, meant for many machines. empty_seconds: how long a
+    group without members and offsets is remembered (Kafka: offsets.retention.check.interval.ms).
     """
 
     members: int = 500
     groups: int = 1000
-    group_bytes: int = 1 << 20
+    group_bytes: int = 2 << 20
     bytes: int = 64 << 20
     session_seconds: tuple[float, float] = (6, 1800)
     initial_delay: float = 0.2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aggregator.topics.errors import Code
 from tests.aggregator.topics.groups.scene import Client, Scene, code, rejoin, scene, stable
 
@@ -85,30 +87,41 @@ def test_groups_with_offsets_only_do_not_count() -> None:
 
 def test_too_much_metadata_in_a_group() -> None:
     """Metadata beyond the group's bound is what Kafka answers where it can't write it down: UNKNOWN_SERVER_ERROR."""
-    with scene(group_bytes=1000) as s:
-        assert ask(s, "g", metadata=bytes(1001)) is Code.UNKNOWN_SERVER_ERROR
-        assert ask(s, "g", metadata=bytes(500)) is Code.NONE
-        assert ask(s, "g", metadata=bytes(500)) is Code.UNKNOWN_SERVER_ERROR
-        assert ask(s, "other", metadata=bytes(500)) is Code.NONE
+    with scene(group_bytes=10_000) as s:
+        assert ask(s, "g", metadata=bytes(10_000)) is Code.UNKNOWN_SERVER_ERROR
+        assert ask(s, "g", metadata=bytes(5000)) is Code.NONE
+        assert ask(s, "g", metadata=bytes(5000)) is Code.UNKNOWN_SERVER_ERROR
+        assert ask(s, "other", metadata=bytes(5000)) is Code.NONE
 
 
 def test_too_much_metadata_in_all_groups() -> None:
     """Beyond the bound of all, a client has to wait until others are gone."""
-    with scene(bytes=1000) as s:
-        assert ask(s, "x", metadata=bytes(600)) is Code.NONE
-        assert ask(s, "y", metadata=bytes(600)) is Code.COORDINATOR_NOT_AVAILABLE
+    with scene(bytes=10_000) as s:
+        assert ask(s, "x", metadata=bytes(6000)) is Code.NONE
+        assert ask(s, "y", metadata=bytes(6000)) is Code.COORDINATOR_NOT_AVAILABLE
         s.wait(30)
-        assert ask(s, "y", metadata=bytes(600)) is Code.NONE
+        assert ask(s, "y", metadata=bytes(6000)) is Code.NONE
 
 
-def test_a_member_at_the_bound_may_join_again() -> None:
-    """Who doesn't grow isn't refused."""
-    with scene(group_bytes=60) as s:
-        a = Client(s, "a")
-        a.extra = bytes(30)
+@pytest.mark.parametrize("static", [False, True])
+def test_a_member_at_the_bound_stays(static: bool) -> None:
+    """Who doesn't grow isn't refused, whether it joins again or starts again."""
+    with scene() as s:
+        a = Client(s, "a", static=static)
         stable(s, a)
+        assert a.assignment
+        size = s.coordinator._bytes - len(a.assignment)
+    with scene(group_bytes=size, bytes=size) as s:
+        a = Client(s, "a", static=static)
         a.ask()
-        rejoin(a)
+        s.wait(1)
+        a.joined()
+        if static:
+            a = a.again()
+        a.ask()
+        assert a.joined()["generation_id"] in (1, 2)
+    with scene(group_bytes=size - 1) as s:
+        assert code(Client(s, "a", static=static).ask()) is Code.UNKNOWN_SERVER_ERROR
 
 
 def test_protocols_named_twice() -> None:
@@ -117,3 +130,12 @@ def test_protocols_named_twice() -> None:
         a = Client(s, "a", protocols=("range", "range"))
         stable(s, a, Client(s, "b"))
         assert s.state == "Stable"
+
+
+def test_names_and_ids_count() -> None:
+    """Not metadata alone is kept: long client ids, given out with ids that nobody uses, are bounded, too."""
+    with scene(bytes=50_000, members=100) as s:
+        clients = [Client(s, f"{number}" * 1000) for number in range(100)]
+        codes = [code(client._join()) for client in clients]
+        assert codes.count(Code.MEMBER_ID_REQUIRED) in range(10, 50)
+        assert set(codes) == {Code.MEMBER_ID_REQUIRED, Code.COORDINATOR_NOT_AVAILABLE}

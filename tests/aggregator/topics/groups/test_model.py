@@ -17,6 +17,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from aggregator.topics.errors import Code
+from aggregator.topics.groups.member import MEMBER_BYTES
 from tests.aggregator.topics.groups.scene import Client, Scene, Waiting
 
 NAMES = ("a", "b", "c", "s1", "s2", "s3")
@@ -232,7 +233,8 @@ class World:
         assert all(member.timer in timers or member.waits for member in members)
         assert all(timer in timers for timer in group.roster.pending.values())
         assert len(timers) <= len(members) + len(group.roster.pending) + 1
-        assert group.roster.bytes == sum(member.size for member in members)
+        given = sum(MEMBER_BYTES + len(member_id) for member_id in group.roster.pending)
+        assert group.roster.bytes == given + sum(member.size + len(member.assignment) for member in members)
         assert set(group.roster.static.values()) == {member.id for member in members if member.instance_id}
         assert (group.roster.leader in group.roster.members) == bool(members)
 

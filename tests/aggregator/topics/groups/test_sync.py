@@ -178,14 +178,14 @@ def test_a_connection_lost_while_it_waits() -> None:
         assert b.id not in s.ids
 
 
-@pytest.mark.parametrize("limits", [{"group_bytes": 100}, {"bytes": 150}])
+@pytest.mark.parametrize("limits", [{"group_bytes": 5000}, {"bytes": 5000}])
 def test_too_much_assigned(limits: dict[str, int]) -> None:
     """Assignments that the bounds don't allow are UNKNOWN_SERVER_ERROR for all who wait; they have to join again."""
     with scene(**limits) as s:
         a, b = Client(s, "a"), Client(s, "b")
         joined(s, a, b)
         b.sync()
-        assert code(a.sync(**{a.id: bytes(120)})) is Code.UNKNOWN_SERVER_ERROR
+        assert code(a.sync(**{a.id: bytes(4000)})) is Code.UNKNOWN_SERVER_ERROR
         assert b.waiting
         assert code(b.waiting) is Code.UNKNOWN_SERVER_ERROR
         assert a.beat() is Code.REBALANCE_IN_PROGRESS
