@@ -49,7 +49,7 @@ async def join(request: Request, session: Session) -> Body:
         body["member_id"],
         body["group_instance_id"],
         request.client_id or "",
-        f"/{session.address}",
+        _host(session.address),
         body["session_timeout_ms"],
         body["rebalance_timeout_ms"],
         body["protocol_type"],
@@ -57,6 +57,11 @@ async def join(request: Request, session: Session) -> Body:
         require_member_id=request.version >= 4,
     )
     return _served(JOIN_GROUP, await answer)
+
+
+def _host(address: str) -> str:
+    """As Java prints an address, without a name and a port: tools show it so."""
+    return "/" + address.rpartition(":")[0].strip("[]")
 
 
 @_member

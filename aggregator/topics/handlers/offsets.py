@@ -62,7 +62,10 @@ async def _kept(session: Session, group: str, offsets: dict[Place, Offset]) -> C
 
 
 async def fetch(request: Request, session: Session) -> Body:
-    """OffsetFetch: of the partitions named, or (from version 2 on) of all that the group has committed."""
+    """OffsetFetch: of the partitions named, or (from version 2 on) of all that the group has committed.
+
+    `require_stable` (KIP-447): where an open transaction is about to commit an offset, the client shall ask again.
+    """
     body, group = request.body, request.body["group_id"]
     refused = Code.NONE if session.may("group", group) else Code.GROUP_AUTHORIZATION_FAILED
     if refused and request.version >= 2:
@@ -71,7 +74,7 @@ async def fetch(request: Request, session: Session) -> Body:
     places = [*committed] if body["topics"] is None else _named(body["topics"])
     if body["topics"] is None:
         places = [place for place in places if session.may("read", place[0])]
-    unstable = _pending(session, group) if body["require_stable"] else ()
+    unstable = session.broker.log.pending_offsets(group) if body["require_stable"] else ()
     return {
         "topics": _grouped(
             (place, _fetched(refused or _readable(session, place, unstable), committed.get(place))) for place in places
@@ -98,11 +101,6 @@ def _fetched(code: Code, offset: Offset | None) -> Body:
         "committed_leader_epoch": offset.leader_epoch,
         "metadata": offset.metadata,
     }
-
-
-def _pending(session: Session, group: str) -> Collection[Place]:
-    """Where transactions that have not ended are about to commit an offset of the group (KIP-447)."""
-    return ()
 
 
 async def delete(request: Request, session: Session) -> Body:
