@@ -52,7 +52,7 @@ class Catalog:
         if topic is None:
             self.doomed[id_] = None
             return
-        part = PartState(id_, ids[topic], number, start, next_, dropped, dropped, time, snapped=start)
+        part = PartState(id_, ids[topic], number, start, next_, dropped, dropped, time)
         part.topic.parts.append(part)
         self.parts[id_] = part
 

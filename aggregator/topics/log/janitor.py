@@ -83,11 +83,16 @@ class Janitor:
         if not 0 <= offset <= part.end:
             raise TopicsError(Code.OFFSET_OUT_OF_RANGE, f"partition {part.number} holds {part.start} to {part.end}")
         if offset > part.start:
-            work.set(part, "start", offset)
-            self.catalog.keep(part)
-            moved(work, part, [])
+            self._begin(work, part, offset)
             self._parts.appendleft(part)
         return part.start
+
+    def _begin(self, work: Work, part: PartState, offset: int) -> None:
+        """The partition begins at `offset`, if it doesn't later; kept with what else has changed of it."""
+        work.set(part, "start", max(part.start, offset))
+        self.conn.execute("DELETE FROM aborted WHERE part=? AND last<?", (part.id, part.start))
+        self.catalog.keep(part)
+        moved(work, part, [])
 
     def _drop(self, work: Work, part: PartState) -> bool:
         """Drop a slice of a partition; False if nothing is left to drop now."""
@@ -95,12 +100,12 @@ class Janitor:
         if not gone:
             return False
         last = gone[-1]
+        if last.head.last_offset >= part.snapped:
+            # Who wrote it is remembered, as in Kafka, for longer than what they wrote.
+            self.batches.snapshot(work, part, clock.wall_ms())
         self._delete(part.id, last.id)
         work.set(part, "dropped", part.dropped + sum(row.head.size for row in gone))
-        work.set(part, "start", max(part.start, last.head.last_offset + 1))
-        self.conn.execute("DELETE FROM aborted WHERE part=? AND last<?", (part.id, part.start))
-        self.catalog.keep(part)
-        moved(work, part, [])
+        self._begin(work, part, last.head.last_offset + 1)
         return True
 
     def _gone(self, part: PartState) -> list[_Row]:
