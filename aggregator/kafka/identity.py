@@ -11,13 +11,16 @@ often, gives it one name; compacted topics and transactions leave holes in such 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
-
-from confluent_kafka import Message
+from typing import TYPE_CHECKING
 
 from agent.serializers.avro_event import NUMBER, ORIGIN
 from agent.store.streams import NUMBER_LIMIT
 from aggregator.kafka.records import headers_of, to_text
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
 
 Name = tuple[bytes, int]
 """(origin, number) of one event."""
@@ -30,7 +33,12 @@ def origin_of(topic_id: bytes, topic: str, partition: int) -> bytes:
 
 def carried(message: Message) -> Name | None:
     """What the record headers say; None if they don't, or not so that it makes sense."""
-    found = {name: value for name, value in headers_of(message) if name in (ORIGIN, NUMBER)}
+    return name_in(headers_of(message))
+
+
+def name_in(headers: Iterable[tuple[str, bytes | None]]) -> Name | None:
+    """The same of record headers."""
+    found = {name: value for name, value in headers if name in (ORIGIN, NUMBER)}
     return _name(to_text(found[ORIGIN]), to_text(found[NUMBER])) if len(found) == 2 else None
 
 

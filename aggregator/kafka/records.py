@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from confluent_kafka import Message
+if TYPE_CHECKING:
+    from confluent_kafka import Message
 
 
 def headers_of(message: Message) -> list[tuple[str, bytes]]:

@@ -17,12 +17,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from agent.component import Component
 from agent.config.fields import Bytes, key
 from agent.config.fields import Config as AnyConfig
+from agent.errors import DeliveryError
 from agent.metrics import Counter
 from agent.ports import spelled
 from agent.server import Listener
@@ -41,6 +43,8 @@ from aggregator.topics.server import Shared, TopicsPeer
 EVERYWHERE = ("", "0.0.0.0", "::", "*")
 NO_BYTES = Bytes(0)
 HOUR_MS = 3_600_000
+OPENING_SECONDS = 5.0
+"""A sink or source waits so long for it."""
 
 
 class TopicsConfig(ServerTlsConfig):
@@ -244,3 +248,19 @@ class TopicsService(Service):
             await self.broker.transactions.close()
         if self.log_:
             await self.log_.close()
+
+
+async def service_in(services: Mapping[str, Component], name: str) -> Broker:
+    """What the agent's service of this name holds, or its only one of this type. DeliveryError."""
+    found = [one for one in services.values() if isinstance(one, TopicsService) and name in ("", one.name)]
+    if len(found) != 1:
+        which = f"named {name}" if name else "(or a key `service` that says which)"
+        raise DeliveryError(f"it needs one service of type topics {which}; there are {len(found)}")
+    [service] = found
+    if not service.opened.is_set():
+        try:
+            async with asyncio.timeout(OPENING_SECONDS):
+                await service.opened.wait()
+        except TimeoutError:
+            raise DeliveryError(f"the service {service.name} is not open") from None
+    return service.broker

@@ -12,7 +12,6 @@ embedded log is outgrown, that is the change.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -23,7 +22,7 @@ from agent.escape import Escape
 from agent.event import Batch
 from agent.sink import Sink, SinkConfig
 from agent.store.streams import Runs, numbers_of
-from aggregator.services.topics import TopicsService
+from aggregator.services.topics import service_in
 from aggregator.topics import record_batch
 from aggregator.topics.broker import Broker
 from aggregator.topics.errors import Code, TopicsError
@@ -35,8 +34,6 @@ from aggregator.topics.record import Headers
 
 BATCH_BYTES = 900_000
 """Of the records in one record batch, about: most topics take 1 MiB."""
-OPENING_SECONDS = 5.0
-"""The service may take that long to open."""
 OVERHEAD = 64
 """Bytes that a record takes beside key and value, about."""
 EVENTS_FAULT = (Code.MESSAGE_TOO_LARGE, Code.INVALID_RECORD, Code.INVALID_TIMESTAMP, Code.INVALID_TOPIC_EXCEPTION)
@@ -102,7 +99,7 @@ class TopicsSink(Sink):
         if self.config.servers:
             await self._open_elsewhere()
             return
-        self.broker = await self._service()
+        self.broker = await service_in(self.services(), self.config.service)
         if not self.durable:
             self.log.info("at least once: it has a memory channel")
 
@@ -114,24 +111,6 @@ class TopicsSink(Sink):
             setattr(sink, name, getattr(self, name))
         await sink.open()
 
-    async def _service(self) -> Broker:
-        """What the service holds. DeliveryError."""
-        config = self.config
-        found = {name: one for name, one in self.services().items() if isinstance(one, TopicsService)}
-        if config.service:
-            found = {name: one for name, one in found.items() if name == config.service}
-        if len(found) != 1:
-            which = f"named {config.service}" if config.service else "(or a key `service` that says which)"
-            raise DeliveryError(f"it needs one service of type topics {which}; there are {len(found)}")
-        [service] = found.values()
-        if not service.opened.is_set():
-            try:
-                async with asyncio.timeout(min(OPENING_SECONDS, config.callTimeout)):
-                    await service.opened.wait()
-            except TimeoutError:
-                raise DeliveryError(f"the service {service.name} is not open") from None
-        return service.broker
-
     async def close(self) -> None:
         if self.elsewhere:
             await self.elsewhere.close()
@@ -140,7 +119,7 @@ class TopicsSink(Sink):
         if self.elsewhere:
             await self.elsewhere.send(batch)
             return
-        self.broker = await self._service()  # it may have been opened anew
+        self.broker = await service_in(self.services(), self.config.service)  # it may have been opened anew
         try:
             await self._store(batch)
         except TopicsError as error:

@@ -126,7 +126,7 @@ class TestTopicsSink(SinkContract):
     @pytest.fixture(autouse=True)
     def _place(self, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
         self.here = here
-        monkeypatch.setattr(topics, "OPENING_SECONDS", 0.05)
+        monkeypatch.setattr("aggregator.services.topics.OPENING_SECONDS", 0.05)
 
     @asynccontextmanager
     async def far_side(self) -> AsyncIterator[FarSide]:  # type: ignore[override]
