@@ -165,6 +165,21 @@ def test_a_batch_needs_its_transactional_id(tmp_path: Path, id_: str | None) -> 
     play(tmp_path, act)
 
 
+@pytest.mark.parametrize("step", [-1, 1])
+def test_a_batch_needs_the_epoch(tmp_path: Path, step: int) -> None:
+    """A batch with an epoch before or after the current one is INVALID_PRODUCER_EPOCH."""
+
+    async def act(scene: Scene) -> None:
+        one = scene.producer()
+        await one.init()
+        await one.init()
+        await one.add(0)
+        one.epoch += step
+        await refused(Code.INVALID_PRODUCER_EPOCH, one.send(0, b"a"))
+
+    play(tmp_path, act)
+
+
 def test_a_new_producer_fences_the_old_one(tmp_path: Path) -> None:
     """Who begins with the same id aborts what is open; the producer before can neither send, add, nor end."""
 
@@ -176,6 +191,8 @@ def test_a_new_producer_fences_the_old_one(tmp_path: Path) -> None:
         await new.init()
         assert (new.producer, new.epoch) == (old.producer, old.epoch + 1)
         assert (await scene.committed(), scene.partition().stable) == ([], 2)
+        (marker,) = await scene.log.read(scene.partition(), 1, 1, 2)
+        assert record_batch.header(marker).producer_epoch == new.epoch
         await refused(Code.INVALID_PRODUCER_EPOCH, old.send(0, b"zombie"))
         await refused(Code.PRODUCER_FENCED, old.add(1))
         await refused(Code.PRODUCER_FENCED, old.add_group("g"))
@@ -452,6 +469,29 @@ def test_what_the_asker_does_not_live_to_hear_has_its_time(tmp_path: Path) -> No
         assert (await state(scene)).state is State.ABORTED
 
     play(tmp_path, act)
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_late_alarm_ends_no_other_transaction(tmp_path: Path, fenced: bool) -> None:
+    """A time-out that finds its transaction ended leaves alone what has begun since, be it in the same millisecond."""
+
+    async def act(scene: Scene) -> None:
+        one = scene.producer(timeout_ms=5000)
+        await one.init()
+        await one.add(0)
+        (alarm,) = [alarm for alarm in scene.clock.running if alarm.due == 5]
+        if fenced:
+            await one.init()
+        else:
+            await one.end(True)
+            time.return_value += 1
+        await one.add(0)
+        alarm.function(*alarm.arguments)
+        await scene.wait(0)
+        assert (await state(scene)).is_open
+
+    with mock.patch.object(clock, "wall_ms", return_value=clock.wall_ms()) as time:
+        play(tmp_path, act)
 
 
 @pytest.mark.parametrize(("passed", "left"), [(2, 3.0), (9, 0.0), (-100, 5.0)])
