@@ -35,8 +35,6 @@ class Group(Phases):
     def _has_room(self, member_id: str) -> bool:
         """Kafka's acceptJoiningMember: while a rebalance is prepared, those count who have come."""
         members, limit = self.roster.members, self.limits.members
-        if self.state is State.EMPTY:
-            return True
         if self.state is State.PREPARING:
             member = members.get(member_id)
             waiting = len(members) - len(self.roster.awaited)

@@ -189,3 +189,13 @@ def test_too_much_assigned(limits: dict[str, int]) -> None:
         assert b.waiting
         assert code(b.waiting) is Code.UNKNOWN_SERVER_ERROR
         assert a.beat() is Code.REBALANCE_IN_PROGRESS
+
+
+def test_old_assignments_do_not_count() -> None:
+    """What the last generation had assigned is gone before the next is weighed."""
+    with scene(group_bytes=6000) as s:
+        a = Client(s, "a")
+        for _ in range(2):
+            joined(s, a)
+            a.sync(**{a.id: bytes(4000)})
+            assert a.synced() == bytes(4000)
