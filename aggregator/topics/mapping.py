@@ -6,7 +6,8 @@ key        a pattern, nothing where it is empty; records of one key are in one p
 partition  of a key murmur2, as the Java clients do it (org.apache.kafka.clients.producer.internals.
            BuiltInPartitioner, org.apache.kafka.common.utils.Utils.murmur2); without a key a batch goes to one
 time       the header `timestamp` (ms), else now
-value      the body                    headers    the event's, and its identity if asked for
+value      the body                    headers    the event's, without the `timestamp` that is the record's time, and its
+               identity if asked for
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from aggregator.topics.record import Headers
 
 Mapped = tuple[str, int, bytes | None, bytes, Headers]
 """Topic, time in ms, key, value, headers."""
+TIMESTAMP = "timestamp"
 LATEST_MS = 253_402_300_800_000
 """The year 10000: no header `timestamp` means that."""
 MASK = 0xFFFF_FFFF
@@ -38,7 +40,7 @@ class _Translated:
 
     def get(self, name: str, default: str = "") -> str:
         text = self.headers.get(name, "")
-        return (text if name == "timestamp" else _translated(text)) if text else default
+        return (text if name == TIMESTAMP else _translated(text)) if text else default
 
 
 class Mapper:
@@ -56,12 +58,13 @@ class Mapper:
         names_of = self._identities(batch)
         for event in batch.events:
             headers, body = event
-            time = _time(headers.get("timestamp"), now)
+            stamp = _time(headers.get(TIMESTAMP))
+            time, skipped = (now, "") if stamp is None else (stamp, TIMESTAMP)
             topic = fixed if fixed is not None else self._topic(headers)
             its_key = (key if key is not None else self.key.expand(headers)).encode() or None
             out: list[tuple[str, bytes | None]] = []
             if self.headers:
-                out = [(name, text.encode()) for name, text in headers.items()]
+                out = [(name, text.encode()) for name, text in headers.items() if name != skipped]
             if names_of is not None:
                 out += next(names_of)
             yield topic, time, its_key, body, out
@@ -88,10 +91,10 @@ class Mapper:
         return name
 
 
-def _time(text: str | None, now: int) -> int:
+def _time(text: str | None) -> int | None:
     if text and text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
         return int(text)
-    return now
+    return None
 
 
 @lru_cache(8192)
