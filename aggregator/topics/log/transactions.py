@@ -166,9 +166,9 @@ class TransactionTable:
     def pending(self) -> dict[str, dict[str, frozenset[Place]]]:
         """Group -> transactional id -> partitions whose offsets wait for its transaction."""
         found: dict[str, dict[str, frozenset[Place]]] = {}
-        for id_ in self.ids:
-            for group, offsets in self._pending(id_).items():
-                found.setdefault(group, {})[id_] = frozenset(offsets)
+        for one in [one for one in self.ids.values() if one.groups]:
+            for group, offsets in self._pending(one.id).items():
+                found.setdefault(group, {})[one.id] = frozenset(offsets)
         return found
 
     # ---- what is forgotten

@@ -71,8 +71,8 @@ class Scene:
         """Let time pass, and what it led to be done."""
         for alarm in self.clock.due(self.clock.now + seconds):
             alarm.function(*alarm.arguments)
-        await self.transactions.all()  # in the writer's order behind what was begun
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what was begun asks the log
+        await self.transactions.all()  # in the writer's order behind it
 
     def producer(self, id_: str = "x", timeout_ms: int = 60_000) -> Producer:
         return Producer(self, id_, timeout_ms)
