@@ -6,7 +6,8 @@ key        a pattern, nothing where it is empty; records of one key are in one p
 partition  of a key murmur2, as the Java clients do it (org.apache.kafka.clients.producer.internals.
            BuiltInPartitioner, org.apache.kafka.common.utils.Utils.murmur2); without a key a batch goes to one
 time       the header `timestamp` (ms), else now
-value      the body                    headers    the event's, without the `timestamp` that is the record's time; its identity if asked for
+value      the body
+headers    the event's, without the `timestamp` that is the record's time; its identity if asked for
 """
 
 from __future__ import annotations
