@@ -11,7 +11,7 @@ KILLS ?= 500
 
 BIN := .venv/bin
 STAMPS := .venv/stamps
-PROGRAMS := mosquitto mosquitto_pub nc strace unshare openssl java javac mvn mariadbd postgresql
+PROGRAMS := mosquitto mosquitto_pub nc kcat strace unshare openssl java javac mvn mariadbd postgresql
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench soak docs peers clean
@@ -21,7 +21,7 @@ help:
 
 demo: $(STAMPS)/python
 	@tests/peers/install mosquitto $(if $(PEERS),java mvn)
-	@$(BIN)/python deploy/demo.py
+	@$(BIN)/python -m deploy.demo
 
 test: $(STAMPS)/python peers
 	$(BIN)/pytest -q -n $(WORKERS) --dist loadfile $(TESTS)

@@ -1,11 +1,13 @@
 """The whole road in half a minute: `make demo`.
 
     20 sensors --MQTT QoS 1--> broker --> collector (file channel) --Avro--> aggregator (file channel) --> events.db
-                                                                                                      `--> Avro files
+                                                                                                      |--> Avro files
+                                                                  a Kafka client in a group <-- topic <-'
 
-Halfway the collector is killed with SIGKILL and started again. A reading counts as sent when its sensor has the
-broker's PUBACK; at the end each reading is looked for in what the outputs really hold, by topic and payload. One sensor
-is stuck and says the same all the time, so that a repeat can't be told by its content.
+Halfway the collector is killed with SIGKILL and started again; the consumer group pauses meanwhile, and goes on. A
+reading counts as sent when its sensor has the broker's PUBACK; at the end each reading is looked for in what the
+outputs really hold, and in what the group has read, by topic and payload. One sensor is stuck and says the same all the
+time, so that a repeat can't be told by its content.
 
 `KEEP=1` leaves it running until Ctrl-C and leaves the folder. `PEERS=1` puts a real HDFS, HBase and Kafka behind the
 aggregator as well (deploy/demo_cluster.py). Exit code 1 if a reading is missing or there twice.
@@ -38,6 +40,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from agent.broker import EmbeddedBroker
+from deploy.demo_group import Group
 
 if TYPE_CHECKING:
     from deploy.demo_cluster import Cluster
@@ -67,14 +70,15 @@ collector.sinks.forward.backoff = 200ms
 collector.sinks.forward.channel = kept
 """
 AGGREGATOR = """\
-# What the collector forwards goes into a table and into Avro files; each has its own place in one store.
+# What the collector forwards goes into a table, Avro files and a topic; each has its own place in one store.
 aggregator.sources = collectors
-aggregator.channels = table files{more}
-aggregator.sinks = table files{more}
+aggregator.channels = table files topic{more}
+aggregator.sinks = table files topic{more}
+aggregator.services = topics
 aggregator.sources.collectors.type = avro
 aggregator.sources.collectors.bind = 127.0.0.1
 aggregator.sources.collectors.port = {avro}
-aggregator.sources.collectors.channels = table files{more}
+aggregator.sources.collectors.channels = table files topic{more}
 aggregator.channels.table.type = file
 aggregator.channels.table.path = {folder}/aggregator
 aggregator.channels.files.type = file
@@ -86,6 +90,16 @@ aggregator.sinks.files.type = file_roll
 aggregator.sinks.files.sink.directory = {folder}/avro
 aggregator.sinks.files.sink.serializer = avro_event
 aggregator.sinks.files.channel = files
+# The topic that any Kafka client reads; a reading's key is its MQTT topic.
+aggregator.services.topics.type = topics
+aggregator.services.topics.port = {kafka}
+aggregator.services.topics.path = {folder}/topics
+aggregator.channels.topic.type = file
+aggregator.channels.topic.path = {folder}/aggregator
+aggregator.sinks.topic.type = topics
+aggregator.sinks.topic.topic = readings
+aggregator.sinks.topic.key = %{{topic}}
+aggregator.sinks.topic.channel = topic
 """
 
 NO_KILL = """\
@@ -317,19 +331,20 @@ class Demo:
     """The parts, and what is known of them between two looks."""
 
     def __init__(self, folder: Path, broker: int, cluster: Cluster | None) -> None:
-        avro, web, edge = free_ports(3)
+        avro, web, edge, kafka = free_ports(4)
         self.folder, self.display, self.cluster = folder, Display(), cluster
         more = cluster.names if cluster else ""
-        places = {"folder": folder, "broker": broker, "avro": avro, "more": more}
+        places = {"folder": folder, "broker": broker, "avro": avro, "more": more, "kafka": kafka}
         (folder / "avro").mkdir()
         conf = AGGREGATOR.format(**places) + (cluster.conf if cluster else "")
         self.aggregator = Program("aggregator", conf, folder, web)
         self.collector = Program("edge", COLLECTOR.format(**places), folder, edge)
-        self.sensors = Sensors(broker)
+        self.sensors, self.group = Sensors(broker), Group(kafka)
         self.up, self._inside, self.broker = False, 0, broker
 
     async def start(self) -> None:
         await self.aggregator.start()
+        await asyncio.to_thread(self.group.start)
         await self.collector.start()
         self.up = True
         self.sensors.connect()
@@ -354,25 +369,29 @@ class Demo:
             await asyncio.sleep(0.01)
         self.up = False
         self.collector.kill()
-        self.display.note = f"SIGKILL at {self.sensors.count:,}"
+        await asyncio.to_thread(self.group.pause)
+        read = self.group.found.total()
+        self.display.note = f"SIGKILL at {self.sensors.count:,}, group paused at {read:,}"
         if not self.display.live:
             self.display.say(
-                f"-- collector killed with SIGKILL after {self.sensors.count:,} readings; the sensors go on"
+                f"-- collector killed with SIGKILL after {self.sensors.count:,} readings; the sensors go on\n"
+                f"-- the consumer group pauses; it has read {read:,}"
             )
         await asyncio.sleep(1)
         await self.collector.start()
         self.up = True
-        self.display.note += ", started again"
+        self.group.resume()
+        self.display.note += ", both started again"
         if not self.display.live:
-            self.display.say("-- collector started again")
+            self.display.say("-- collector started again; the group goes on")
 
     async def settle(self) -> None:
-        """Return when every reading is acknowledged and in both outputs, or nothing has moved for a while."""
-        before, since = (-1, -1), time.monotonic()
+        """Return when every reading is acknowledged and in all outputs, or nothing has moved for a while."""
+        before, since = (-1, -1, -1), time.monotonic()
         while time.monotonic() - since < PATIENCE:
             self.aggregator.check()
             self.collector.check()
-            now = self.sensors.count, rows_in(self.folder / "events.db")
+            now = self.sensors.count, rows_in(self.folder / "events.db"), self.group.found.total()
             if min(now) >= self.sensors.published and not (self.aggregator.waiting() or self.collector.waiting()):
                 return
             if now != before:
@@ -380,7 +399,11 @@ class Demo:
             await asyncio.sleep(0.1)
 
     def outputs(self) -> dict[str, Counter[Reading]]:
-        own = {"events.db": in_table(self.folder / "events.db"), "Avro files": in_files(self.folder / "avro")}
+        own = {
+            "events.db": in_table(self.folder / "events.db"),
+            "Avro files": in_files(self.folder / "avro"),
+            "consumer group": self.group.found,
+        }
         return own | self.cluster.outputs() if self.cluster else own
 
     async def finish_files(self) -> None:
@@ -392,6 +415,7 @@ class Demo:
     def stop(self) -> None:
         """Sensors first, so that nothing is on its way."""
         self.sensors.close()
+        self.group.pause()
         self.collector.stop()
         self.aggregator.stop()
 
@@ -441,6 +465,7 @@ def report(demo: Demo) -> int:
     print(subprocess.run(look, capture_output=True, text=True, check=True).stdout)
     if demo.cluster:
         print("held:  " + " · ".join(f"{name} {found.total():,}" for name, found in outputs.items()))
+    print(f"group: {outputs['consumer group'].total():,} read by a Kafka client, in one group with a pause")
     print(f"{sent.total():,} sent · {arrived:,} arrived · {missing:,} missing · {twice:,} twice")
     print("\n".join(lines), end="\n" if lines else "", flush=True)
     return 1 if missing or twice or unanswered or sent.total() != READINGS else 0
@@ -453,6 +478,7 @@ async def stay(demo: Demo) -> None:
     print(f"\nrunning on until Ctrl-C or SIGTERM; everything is in {demo.folder}")
     print(f"  metrics  http://127.0.0.1:{demo.collector.monitoring}/metrics (collector)")
     print(f"           http://127.0.0.1:{demo.aggregator.monitoring}/metrics (aggregator)")
+    print(f"  topic    kcat -b {demo.group.servers} -t readings -o end")
     print(f"  publish  mosquitto_pub -p {demo.broker} -q 1 -t sensors/mine -m 21.5", flush=True)
     with contextlib.suppress(asyncio.CancelledError):
         await demo.sensors.run(sys.maxsize, SENSORS)

@@ -18,7 +18,7 @@ from tests.peers.harness import ROOT
 def run_demo(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """The demo with its temporary files in `folder`."""
     return subprocess.run(
-        [sys.executable, ROOT / "deploy" / "demo.py"], cwd=ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-m", "deploy.demo"], cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "READINGS": "3000", "RATE": "1000", **env},
     )  # fmt: skip
 
@@ -38,12 +38,15 @@ def processes_with(text: str) -> list[str]:
 
 
 def test_nothing_is_missing_twice_or_left(tmp_path: Path) -> None:
-    """With a collector killed halfway every reading is in both outputs once, and no file or process is left."""
+    """With a collector killed halfway every reading is in all outputs once, a consumer group that was paused meanwhile has
+    read each once, and no file or process is left."""
     need("mosquitto")
     run = run_demo(tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "3,000 sent · 3,000 arrived · 0 missing · 0 twice" in run.stdout
     assert "SIGKILL" in run.stdout
+    assert "the consumer group pauses" in run.stdout
+    assert "group: 3,000 read by a Kafka client" in run.stdout
     assert not left_in(tmp_path)
     assert not processes_with(str(tmp_path))
 
@@ -62,6 +65,9 @@ def test_a_real_cluster_behind_the_aggregator(tmp_path: Path) -> None:
     need("mosquitto", "java", "hdfs", "hbase", "kafka")
     run = run_demo(tmp_path, PEERS="1", READINGS="2000")
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "held:  events.db 2,000 · Avro files 2,000 · HDFS 2,000 · HBase 2,000 · Kafka 2,000" in run.stdout
+    assert (
+        "held:  events.db 2,000 · Avro files 2,000 · consumer group 2,000 · HDFS 2,000 · HBase 2,000 · Kafka 2,000"
+        in run.stdout
+    )
     assert not left_in(tmp_path)
     assert not processes_with(str(tmp_path))
