@@ -38,8 +38,8 @@ def processes_with(text: str) -> list[str]:
 
 
 def test_nothing_is_missing_twice_or_left(tmp_path: Path) -> None:
-    """With a collector killed halfway every reading is in all outputs once, a consumer group that was paused meanwhile has
-    read each once, and no file or process is left."""
+    """With a collector killed halfway every reading is in all outputs once, a group that was paused has read each once,
+    and no file or process is left."""
     need("mosquitto")
     run = run_demo(tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
