@@ -20,6 +20,7 @@ DEBIAN = {
     "mosquitto_pub": "mosquitto-clients",
     "mosquitto_sub": "mosquitto-clients",
     "nc": "netcat-openbsd",
+    "kcat": "kcat",
     "java": "default-jdk-headless",
     "javac": "default-jdk-headless",
     "mvn": "maven",

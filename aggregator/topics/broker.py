@@ -100,8 +100,8 @@ class Session:
         self.principal = ANONYMOUS if broker.rights.lets_anonymous_in else None
         self.exchange: Exchange | None = None
         """Of SASL, between handshake and success."""
-        self.over = False
-        """The connection ends after this answer."""
+        self.over = ""
+        """Why the connection ends after this answer, if it does."""
         self.held = 0
         """Bytes that it has taken of the `room`."""
 

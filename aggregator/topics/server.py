@@ -94,7 +94,7 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         shared = self.shared
-        self.transport.set_write_buffer_limits(high=0)  # so that `stuffed` says whether anything has yet to go out
+        self.transport.set_write_buffer_limits(high=1, low=0)  # `stuffed`: anything has yet to go out
         self.session = Session(shared.broker, self.address, tls=shared.tls, loopback=shared.loopback)
         late = f"didn't say who it is in {AUTHENTICATION_SECONDS:g} s"
         self.late = asyncio.get_running_loop().call_later(AUTHENTICATION_SECONDS, self._refuse, late)
@@ -222,13 +222,14 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
             body = await HANDLERS[request.api.key](request, self.session)
             if body is not None:
                 answer = encode_response(request.api, request.version, request.correlation, body)
-            self.ending |= self.session.over
         except asyncio.CancelledError:
             return
         except Exception as error:
             self._fail(request, error)
         flight.answer = answer
         self._land()
+        if self.session.over and not self.ending:
+            self._blame(self.session.over)
         self._admit()
         self.resume()
 
@@ -259,12 +260,16 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
     # -- end
 
     def _refuse(self, why: str) -> None:
-        """Close it, with a line in the log."""
+        """Close it at once."""
+        self._blame(why)
+        self._call_off(everything=True)
+        self.shut()
+
+    def _blame(self, why: str) -> None:
+        """Close it when all that is begun has been answered, with a line in the log."""
         self.counts.refused += 1
         self.listener.complain(f"{self.address}: {why}; closed")
         self.ending = True
-        self._call_off(everything=True)
-        self.shut()
 
     def cut(self) -> None:
         self._call_off(everything=True)

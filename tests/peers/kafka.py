@@ -63,6 +63,107 @@ class Record(NamedTuple):
     time: int
 
 
+class Tools:
+    """What Kafka's own tools do with a server of its protocol on a port of loopback; and a client in Python."""
+
+    port: int
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def classpath(self) -> str:
+        """Of Kafka's jars."""
+        return jars.jars("kafka")
+
+    def _java(self, main: str, *args: str, stdin: bytes | None = None) -> str:
+        command = ["java", "-Xmx192m", *jars.LEAN, QUIET, "-cp", self.classpath, main, *args]
+        return jars.run(*command, stdin=stdin).decode()
+
+    def tool(self, name: str, *args: str, stdin: bytes | None = None) -> str:
+        """stdout of a tool such as TopicCommand or consumer.ConsoleConsumer, pointed at this broker."""
+        return self._java(f"{TOOLS}.{name}", "--bootstrap-server", self.bootstrap, *args, stdin=stdin)
+
+    def create_topic(self, topic: str, partitions: int = 1, **config: object) -> None:
+        """Make a topic; keys of `config` are written with _ for the dot (a tool would take a second)."""
+        settings = {key.replace("_", "."): str(value) for key, value in config.items()}
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        for answer in admin.create_topics([NewTopic(topic, partitions, 1, config=settings)]).values():
+            answer.result(60)
+
+    def delete_topic(self, topic: str) -> None:
+        """Once nobody uses it."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        for answer in admin.delete_topics([topic]).values():
+            answer.result(60)
+
+    def acl(self, *args: str) -> None:
+        """kafka-acls: acl("--add", "--allow-principal", "User:alice", "--operation", "Write", "--topic", "t")."""
+        self.tool("AclCommand", *args)
+
+    def allow(self, kind: str, name: str, *operations: str, user: str = "alice") -> None:
+        """The same quickly: allow("topic", "t", "WRITE", "DESCRIBE"); also "group", "transactional_id", "broker"."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        bindings = [
+            AclBinding(
+                ResourceType[kind.upper()], name, ResourcePatternType.LITERAL, f"User:{user}", "*",
+                AclOperation[operation], AclPermissionType.ALLOW,
+            )
+            for operation in operations
+        ]  # fmt: skip
+        for answer in admin.create_acls(bindings).values():
+            answer.result(30)
+
+    def deny(self, topic: str) -> None:
+        """Take every ACL of a topic away."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        every = AclBindingFilter(
+            ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, None, None, AclOperation.ANY, AclPermissionType.ANY
+        )
+        admin.delete_acls([every])[every].result(30)
+
+    def console(self, topic: str, count: int, *args: str) -> list[str]:
+        """What the console consumer prints of a topic from its beginning: `count` records, fewer if no more come."""
+        more = ("--from-beginning", "--max-messages", str(count), "--timeout-ms", "15000", *args)
+        return self.tool("consumer.ConsoleConsumer", "--topic", topic, *more).splitlines()
+
+    def group(self, group: str) -> str:
+        """What kafka-consumer-groups --describe says."""
+        return self.tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", group)
+
+    # A client in Python, quick enough for many looks.
+
+    def consume(self, topic: str, *, committed: bool = False, bootstrap: str = "") -> list[Record]:
+        """Every record that the topic holds now, partition by partition; `committed`: as read_committed sees it."""
+        client = Consumer(
+            {
+                "bootstrap.servers": bootstrap or self.bootstrap,
+                "group.id": "harness",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "log_level": 0,
+                "allow.auto.create.topics": False,
+                "isolation.level": "read_committed" if committed else "read_uncommitted",
+            }
+        )
+        try:
+            partitions = client.list_topics(topic, timeout=20).topics[topic].partitions
+            client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
+            found: list[Record] = []
+            left = set(partitions)
+            while left:
+                first = client.consume(1, timeout=20) or _silent(topic, left)
+                for message in first + client.consume(1000, timeout=0.01):  # it waits for all that it is asked for
+                    if message.error() is not None:
+                        left.discard(message.partition())  # the end of it
+                    else:
+                        found.append(_record(message))
+            return sorted(found)
+        finally:
+            client.close()
+
+
 class Controller(Server):
     """The part that keeps a cluster's metadata."""
 
@@ -100,7 +201,7 @@ class Controller(Server):
         return 0
 
 
-class Kafka(Server):
+class Kafka(Tools, Server):
     """At `bootstrap`; with `users` (name -> password) also at `secured`."""
 
     start_seconds = 90.0
@@ -116,12 +217,7 @@ class Kafka(Server):
         self.ca = folder / "cert.pem"
         self.properties: dict[str, object] = {}
         """More of server.properties, for the next start."""
-        self.classpath = jars.jars("kafka")
         self.apart = Controller(folder, self.controller, self.classpath) if apart else None
-
-    @property
-    def bootstrap(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
     @property
     def secured(self) -> str:
@@ -213,94 +309,6 @@ class Kafka(Server):
         finally:
             if self.apart:
                 self.apart.__exit__()
-
-    # Kafka's own tools.
-
-    def _java(self, main: str, *args: str, stdin: bytes | None = None) -> str:
-        command = ["java", "-Xmx192m", *jars.LEAN, QUIET, "-cp", self.classpath, main, *args]
-        return jars.run(*command, stdin=stdin).decode()
-
-    def tool(self, name: str, *args: str, stdin: bytes | None = None) -> str:
-        """stdout of a tool such as TopicCommand or consumer.ConsoleConsumer, pointed at this broker."""
-        return self._java(f"{TOOLS}.{name}", "--bootstrap-server", self.bootstrap, *args, stdin=stdin)
-
-    def create_topic(self, topic: str, partitions: int = 1, **config: object) -> None:
-        """Make a topic; keys of `config` are written with _ for the dot (a tool would take a second)."""
-        settings = {key.replace("_", "."): str(value) for key, value in config.items()}
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        for answer in admin.create_topics([NewTopic(topic, partitions, 1, config=settings)]).values():
-            answer.result(60)
-
-    def delete_topic(self, topic: str) -> None:
-        """Once nobody uses it."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        for answer in admin.delete_topics([topic]).values():
-            answer.result(60)
-
-    def acl(self, *args: str) -> None:
-        """kafka-acls: acl("--add", "--allow-principal", "User:alice", "--operation", "Write", "--topic", "t")."""
-        self.tool("AclCommand", *args)
-
-    def allow(self, kind: str, name: str, *operations: str, user: str = "alice") -> None:
-        """The same quickly: allow("topic", "t", "WRITE", "DESCRIBE"); also "group", "transactional_id", "broker"."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        bindings = [
-            AclBinding(
-                ResourceType[kind.upper()], name, ResourcePatternType.LITERAL, f"User:{user}", "*",
-                AclOperation[operation], AclPermissionType.ALLOW,
-            )
-            for operation in operations
-        ]  # fmt: skip
-        for answer in admin.create_acls(bindings).values():
-            answer.result(30)
-
-    def deny(self, topic: str) -> None:
-        """Take every ACL of a topic away."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        every = AclBindingFilter(
-            ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, None, None, AclOperation.ANY, AclPermissionType.ANY
-        )
-        admin.delete_acls([every])[every].result(30)
-
-    def console(self, topic: str, count: int, *args: str) -> list[str]:
-        """What the console consumer prints of a topic from its beginning: `count` records, fewer if no more come."""
-        more = ("--from-beginning", "--max-messages", str(count), "--timeout-ms", "15000", *args)
-        return self.tool("consumer.ConsoleConsumer", "--topic", topic, *more).splitlines()
-
-    def group(self, group: str) -> str:
-        """What kafka-consumer-groups --describe says."""
-        return self.tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", group)
-
-    # A client in Python, quick enough for many looks.
-
-    def consume(self, topic: str, *, committed: bool = False, bootstrap: str = "") -> list[Record]:
-        """Every record that the topic holds now, partition by partition; `committed`: as read_committed sees it."""
-        client = Consumer(
-            {
-                "bootstrap.servers": bootstrap or self.bootstrap,
-                "group.id": "harness",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "log_level": 0,
-                "allow.auto.create.topics": False,
-                "isolation.level": "read_committed" if committed else "read_uncommitted",
-            }
-        )
-        try:
-            partitions = client.list_topics(topic, timeout=20).topics[topic].partitions
-            client.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in partitions])
-            found: list[Record] = []
-            left = set(partitions)
-            while left:
-                first = client.consume(1, timeout=20) or _silent(topic, left)
-                for message in first + client.consume(1000, timeout=0.01):  # it waits for all that it is asked for
-                    if message.error() is not None:
-                        left.discard(message.partition())  # the end of it
-                    else:
-                        found.append(_record(message))
-            return sorted(found)
-        finally:
-            client.close()
 
 
 def _silent(topic: str, left: set[int]) -> list[Any]:

@@ -30,7 +30,7 @@ async def produce(request: Request, session: Session) -> Body | None:
     ]
     outcomes = await _appended(asked, session)
     if body["acks"] == 0:
-        session.over = any(isinstance(one, TopicsError) for one in outcomes)
+        session.over = next((f"without acks: {one}" for one in outcomes if isinstance(one, TopicsError)), "")
         return None
     left = iter(outcomes)
     return {

@@ -20,7 +20,7 @@ async def handshake(request: Request, session: Session) -> Body:
     users, tls, loopback = session.broker.users, session.tls, session.loopback
     offered = sasl.mechanisms(users, tls, loopback)
     if request.version < 1 or session.principal not in (None, ANONYMOUS):
-        session.over = True
+        session.over = "SaslHandshake out of turn, or in version 0"
         return {"error_code": Code.ILLEGAL_SASL_STATE, "mechanisms": offered}
     try:
         session.exchange = sasl.exchange(request.body["mechanism"], users, tls, loopback)
@@ -33,12 +33,12 @@ async def authenticate(request: Request, session: Session) -> Body:
     """SaslAuthenticate: one message of the exchange. Hashing a password takes a thread's time, not the loop's."""
     exchange = session.exchange
     if exchange is None:
-        session.over = True
-        return {"error_code": Code.ILLEGAL_SASL_STATE, "error_message": "SaslHandshake comes first"}
+        session.over = "SaslHandshake comes first"
+        return {"error_code": Code.ILLEGAL_SASL_STATE, "error_message": session.over}
     try:
         answer, principal = await asyncio.to_thread(exchange.step, bytes(request.body["auth_bytes"]))
     except TopicsError as error:
-        session.over, session.exchange = True, None
+        session.over, session.exchange = error.text, None
         return {"error_code": error.code, "error_message": error.text}
     if principal is not None:
         session.principal, session.exchange = principal, None

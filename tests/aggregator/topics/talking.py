@@ -11,6 +11,7 @@ def test_...(tmp_path):
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,10 @@ class Scene:
         assert self.service.listener
         return self.service.listener.peers
 
-    async def client(self) -> Client:
+    async def client(self, tls: ssl.SSLContext | None = None) -> Client:
         assert self.service.listener
-        client = Client(*await asyncio.open_connection("127.0.0.1", self.service.listener.port, limit=1 << 20))
+        port = self.service.listener.port
+        client = Client(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20, ssl=tls))
         self.clients.append(client)
         return client
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from aggregator.topics.wire.api import Api, encode_request
 from aggregator.topics.wire.tables.connection import API_VERSIONS, METADATA, SASL_AUTHENTICATE, SASL_HANDSHAKE
 from aggregator.topics.wire.tables.groups import JOIN_GROUP
 from aggregator.topics.wire.tables.records import FETCH, PRODUCE
+from tests.agent.certificates import Authority
 from tests.aggregator.topics.talking import (
     Client,
     Scene,
@@ -339,6 +341,28 @@ def test_a_stop_waits_for_no_fetch(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "did not end in time" not in caplog.text
 
 
+def test_large_answers_over_tls(tmp_path: Path) -> None:
+    """Requests and answers of many times what one read or write takes, and a client that is gone."""
+    authority = Authority(tmp_path)
+    pem, _ = authority.leaf("server", "127.0.0.1")
+
+    async def steps(scene: Scene) -> None:
+        await scene.log.create("t", 1)
+        client = await scene.client(ssl.create_default_context(cafile=str(authority.pem)))
+        for _ in range(5):
+            await produce(client, "t", batch(b"x" * 1_000_000))
+        (found,) = await fetch(client, ("t", 0, 0), most=1 << 30)
+        assert values(found["records"]) == [b"x" * 1_000_000] * 5
+        assert scene.service.broker.room.used == 0
+        client.send(FETCH, 11, fetching(("t", 0, 5), wait=HOUR_MS))
+        await until(lambda: scene.log.partition("t", 0).waiting)
+        client.close()
+        await until(lambda: not scene.peers)
+        assert not scene.log.partition("t", 0).waiting
+
+    run(steps, tmp_path, ssl="true", keystore=str(pem))
+
+
 # -- authentication
 
 
@@ -380,8 +404,8 @@ def test_who_proves_its_name_is_served(tmp_path: Path) -> None:
     run(steps, tmp_path, sasl__users=users(tmp_path))
 
 
-def test_a_wrong_password_is_said_and_ends_the_connection(tmp_path: Path) -> None:
-    """Without saying which of name and password is wrong."""
+def test_a_wrong_password_is_said_and_ends_the_connection(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without saying which of name and password is wrong; the log has a line."""
 
     async def steps(scene: Scene) -> None:
         client = await scene.client()
@@ -391,6 +415,7 @@ def test_a_wrong_password_is_said_and_ends_the_connection(tmp_path: Path) -> Non
         assert await client.is_closed()
 
     run(steps, tmp_path, sasl__users=users(tmp_path))
+    assert "authentication failed: wrong user name or password; closed" in caplog.text
 
 
 @pytest.mark.parametrize(
