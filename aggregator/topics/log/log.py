@@ -153,12 +153,13 @@ class Log:
         all have been received before, nothing is stored and the list is empty. TopicsError if one is refused, or if
         some have been received since.
         """
-        size = sum(len(batch) for one in appends for batch in one.batches)
-        if received is None:
-            answers = await self.run(lambda db, work: db.append(work, appends), size=size or 1, whole=True)
-        else:
-            answers = await self.run(lambda db, work: db.append_received(work, appends, received), size=size or 1)
-        return list(answers)
+        size = sum(len(batch) for one in appends for batch in one.batches) or 1
+        if received is not None:
+            return list(await self.run(lambda db, work: db.append_received(work, appends, received), size=size))
+        try:
+            return list(await self.run(lambda db, work: db.append(work, appends), size=size, whole=True))
+        except TopicsError as error:  # there is no room
+            return [error for _ in appends]
 
     async def fresh(self, transit: Transit) -> Runs:
         """The numbers of a stream that have not been received."""

@@ -220,8 +220,8 @@ class Writer:
         if self.space.full:
             self.db.checkpoint()
         if self._is_loose():
-            while self.jobs.empty() and self._is_loose():
-                self.db.vacuum(VACUUM_STEP)
+            while self.jobs.empty() and self.db.vacuum(VACUUM_STEP):
+                pass
             self.db.checkpoint()
         if self.space.full:
             self._end_full()
