@@ -3,6 +3,7 @@
 Kafka counts from when the group lost its last member, and keeps that time in a topic. Here it is the time of the
 newest commit, and while a group has members its commits are made to look new once a day: so a consumer that has
 nothing to read for weeks and stops for a moment keeps its place, also when the service was started meanwhile.
+What old clients ask for with a commit (retention_time_ms, versions 2 to 4) isn't heeded.
 """
 
 from __future__ import annotations

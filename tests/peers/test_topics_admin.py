@@ -373,6 +373,16 @@ class TestKafkasTools:
                                  "--formatter-property", "key.separator=:")  # fmt: skip
         assert printed == lines
 
+    def test_perf(self, topics: Topics, topic: str) -> None:
+        """What kafka-producer-perf-test sends, kafka-consumer-perf-test reads, in a group."""
+        topics.create_topic(topic, 2)
+        sent = topics.tool("ProducerPerformance", "--topic", topic, "--num-records", "20000", "--record-size", "100",
+                           "--throughput", "-1")  # fmt: skip
+        assert sent.startswith("20000 records sent")
+        header, row = topics.tool("ConsumerPerformance", "--topic", topic, "--num-records", "20000", "--group",
+                                  topic).splitlines()[-2:]  # fmt: skip
+        assert row.split(", ")[header.split(", ").index("data.consumed.in.nMsg")] == "20000"
+
     def test_offsets(self, topics: Topics, topic: str) -> None:
         """kafka-get-offsets prints the end of each partition, and with --time -2 the beginning."""
         topics.create_topic(topic, 2)

@@ -57,9 +57,10 @@ TYPES = {"boolean": 1, "string": 2, "int": 3, "long": 5, "double": 6, "list": 7}
 
 
 async def describe(request: Request, session: Session) -> Body:
-    """DescribeConfigs: keys that don't exist are left out, as in Kafka."""
+    """DescribeConfigs: keys that don't exist are left out, as in Kafka; what is named twice is told once."""
     body = request.body
-    return {"results": [_described(session, one, body["include_synonyms"]) for one in body["resources"]]}
+    resources = {_named(one): one for one in body["resources"]}
+    return {"results": [_described(session, one, body["include_synonyms"]) for one in resources.values()]}
 
 
 def _described(session: Session, asked: Body, synonyms: bool) -> Body:

@@ -100,9 +100,9 @@ async def leave(request: Request, session: Session) -> Body:
 
 
 async def describe(request: Request, session: Session) -> Body:
-    """DescribeGroups: state, members and what each has been assigned."""
+    """DescribeGroups: state, members and what each has been assigned; a group that is named twice is told once."""
     asked = request.body["include_authorized_operations"]
-    return {"groups": [_described(session, group, asked) for group in request.body["groups"]]}
+    return {"groups": [_described(session, group, asked) for group in dict.fromkeys(request.body["groups"])]}
 
 
 def _described(session: Session, group: str, operations: bool) -> Body:

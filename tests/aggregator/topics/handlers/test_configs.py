@@ -73,6 +73,14 @@ def test_where_a_value_comes_from(tmp_path: Path) -> None:
         ]  # fmt: skip
 
 
+def test_a_topic_is_told_once(tmp_path: Path) -> None:
+    """However often a request names it: an answer can't be made to grow."""
+    with asking(tmp_path) as desk:
+        desk.create("t")
+        asked = {"resource_type": TOPIC, "resource_name": "t", "configuration_keys": None}
+        assert len(desk.ask(DESCRIBE_CONFIGS, 3, {"resources": [asked] * 3})["results"]) == 1
+
+
 def test_synonyms_are_told_when_asked(tmp_path: Path) -> None:
     """Without include_synonyms there are none."""
     with asking(tmp_path) as desk:

@@ -113,6 +113,12 @@ def test_a_group_is_described(tmp_path: Path, version: int) -> None:
         )  # fmt: skip
 
 
+def test_a_group_is_told_once(tmp_path: Path) -> None:
+    """However often a request names it: an answer can't be made to grow."""
+    with asking(tmp_path) as desk:
+        assert len(desk.ask(DESCRIBE_GROUPS, 4, {"groups": ["g", "h", "g", "g"]})["groups"]) == 2
+
+
 def test_what_may_be_done_with_a_group_is_told_when_asked(tmp_path: Path) -> None:
     """authorized_operations has DELETE (bit 6) for an admin alone."""
     with asking(tmp_path, {"root": "admin", "alice": "group:g"}) as desk:
