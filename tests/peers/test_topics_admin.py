@@ -429,7 +429,13 @@ class TestKafkasTools:
 
     @pytest.mark.parametrize(
         ("to", "place"),
-        [(["--to-earliest"], 0), (["--to-latest"], 9), (["--to-offset", "4"], 4), (["--shift-by", "-2"], 4)],
+        [
+            (["--to-earliest"], 0),
+            (["--to-latest"], 9),
+            (["--to-offset", "4"], 4),
+            (["--shift-by", "-2"], 4),
+            (["--to-datetime", "2026-01-01T00:00:00.000"], 0),
+        ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
     )
     def test_a_group_is_reset(self, topics: Topics, admin: AdminClient, topic: str, to: list[str], place: int) -> None:
