@@ -83,10 +83,10 @@ class Catalog:
         settings.check(config)
         self._check_count(1, partitions)
         raw = uuid.uuid4().bytes
-        (id_,) = self.conn.execute(
-            "INSERT INTO topic(name, uuid, config) VALUES(?,?,?) RETURNING id", (name, raw, json.dumps(dict(config)))
-        ).fetchone()
-        topic = self._topic(id_, name, raw, dict(config))
+        row = self.conn.execute(
+            "INSERT INTO topic(name, uuid, config) VALUES(?,?,?)", (name, raw, json.dumps(dict(config)))
+        )
+        topic = self._topic(int(row.lastrowid or 0), name, raw, dict(config))
         work.put(self.topics, name, topic)
         self._grow(work, topic, partitions)
         snapshot = topic.uuid, topic.config, [part.id for part in topic.parts]

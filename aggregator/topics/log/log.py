@@ -64,11 +64,12 @@ class Log:
         self._writer.start()
 
     async def close(self) -> None:
-        """Do what was asked for, and let go of the folder."""
+        """Do what was asked for, take nothing more, and let go of the folder."""
+        self.failed = self.failed or ChannelError(f"the topics' log {self.folder} is closed")
         await self._reader.close()
         await asyncio.to_thread(self._writer.join)
         await asyncio.sleep(0)  # what the thread told last
-        self.fail(self.failed or ChannelError(f"the topics' log {self.folder} is closed"))
+        self.fail(self.failed)
         self._lock.release()
 
     # ---- what the writer tells

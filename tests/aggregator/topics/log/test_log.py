@@ -19,6 +19,7 @@ from agent.store.streams import Transit
 from aggregator.topics import record_batch
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log.log import Append, Appended, Database, Log, Offset, Options, Work
+from aggregator.topics.log.writer import WAL_LIMIT
 from tests.aggregator.topics.log.parts import NOW, batch
 
 
@@ -427,5 +428,31 @@ def test_closing_does_what_was_asked_for(tmp_path: Path) -> None:
         assert [answer.base_offset for answer in await asyncio.gather(*appends)] == list(range(20))
         with pytest.raises(ChannelError, match="closed"):
             await append(log, batch())
+
+    asyncio.run(main())
+
+
+def test_readers_of_old_data_let_the_wal_start_over(tmp_path: Path) -> None:
+    """However many read without a pause: the writer waits for the one under way once the WAL is long."""
+
+    async def main() -> None:
+        async with opened(tmp_path, cache_bytes=0, synchronous="NORMAL") as log:
+            await log.create("t", 1)
+            await append(log, *(batch(value=bytes(60_000)) for _ in range(100)))
+            partition = log.partition("t", 0)
+
+            async def read() -> None:
+                while True:
+                    await log.read(partition, 0, 6_000_000, 100)
+
+            readers = [asyncio.ensure_future(read()) for _ in range(3)]
+            longest = 0
+            for _ in range(35):
+                await append(log, batch(value=bytes(1 << 20)))
+                longest = max(longest, (tmp_path / "topics.db-wal").stat().st_size)
+            for reader in readers:
+                reader.cancel()
+            await asyncio.gather(*readers, return_exceptions=True)
+            assert longest < WAL_LIMIT + (4 << 20)
 
     asyncio.run(main())
