@@ -18,13 +18,13 @@ from agent.version import VERSION
 
 GAUGES = {
     "OpenConnectionCount", "ChannelSize", "ChannelCapacity", "ChannelFillPercentage", "orphan_events", "bytes",
-    "oldest_seconds",
+    "oldest_seconds", "log_bytes",
 }  # fmt: skip
 """Fields that rise and fall; every other one only grows."""
 NAMES = {
     "ChannelSize": "events", "ChannelCapacity": "capacity_events", "ChannelFillPercentage": "fill_percent",
     "OpenConnectionCount": "connections", "bytes": "bytes", "oldest_seconds": "oldest_seconds",
-    "orphan_events": "orphan_events",
+    "orphan_events": "orphan_events", "log_bytes": "log_bytes",
 }  # fmt: skip
 HELP = {
     "ChannelSize": "Events in the channel",
@@ -36,6 +36,11 @@ HELP = {
     "dead_letters": "Events put aside because they can never be delivered",
     "salvage_missing": "Events that a damaged file lost",
     "orphan_events": "Events in the channel's store for channels that are no longer configured",
+    "requests": "Requests of clients",
+    "refused": "Connections that were closed for what they sent",
+    "received_bytes": "Bytes of requests",
+    "sent_bytes": "Bytes of answers",
+    "log_bytes": "Bytes of the batches that are kept",
     "rejected": "Events that the destination will never take",
     "rolled_back": "Events put back into the channel after a failed try",
 }

@@ -126,7 +126,7 @@ def _split(name: str) -> tuple[str, str]:
 
 class TopicsCounter(Counter):
     kind = "TOPICS"
-    OURS = ("dropped", "OpenConnectionCount", "requests", "refused", "received_bytes", "sent_bytes", "bytes")
+    OURS = ("dropped", "OpenConnectionCount", "requests", "refused", "received_bytes", "sent_bytes", "log_bytes")
 
 
 class TopicsService(Service):
@@ -223,7 +223,7 @@ class TopicsService(Service):
             "refused": lambda: counts.refused,
             "received_bytes": lambda: counts.received,
             "sent_bytes": lambda: counts.sent,
-            "bytes": lambda: sum(part.size for topic in log.topics.values() for part in topic.partitions),
+            "log_bytes": lambda: sum(part.size for topic in log.topics.values() for part in topic.partitions),
         }
         counter.start()
         counter.say("running")
@@ -246,6 +246,7 @@ class TopicsService(Service):
             await self.listener.close()
         if hasattr(self, "broker"):
             await self.broker.transactions.close()
+            self.metrics.counter(TopicsCounter, self.name).stop()
         if self.log_:
             await self.log_.close()
 

@@ -14,6 +14,7 @@ returns the body of the answer:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +30,8 @@ from aggregator.topics.wire.api import Body, Request
 NODE = 1
 """The id of the one broker."""
 LEAST_SHARE = 64 << 10
+HASHED = 2
+"""Passwords that are looked at at once."""
 _REFUSALS: dict[Operation, Code] = {
     "group": Code.GROUP_AUTHORIZATION_FAILED,
     "transaction": Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
@@ -70,12 +73,13 @@ class Room:
 
 class Broker:
     """`log`, `coordinator` of groups, `transactions` (to be opened before the first request), `rights`, `users` (None:
-    nobody has to say who it is), `settings`, `room`."""
+    nobody has to say who it is), `settings`, `room`, `hashing` (what holds it may hash a password)."""
 
     def __init__(self, log: Log, coordinator: Coordinator, rights: Rights, users: Users | None, settings: Settings
                  ) -> None:  # fmt: skip
         self.log, self.coordinator, self.rights, self.users = log, coordinator, rights, users
         self.settings, self.room = settings, Room(settings.answer_bytes)
+        self.hashing = asyncio.Semaphore(HASHED)
         self.transactions = Transactions(log)
 
     async def create(self, name: str, partitions: int = -1, config: Mapping[str, str] | None = None) -> Topic:

@@ -6,7 +6,8 @@
              `Room`. Nothing is begun for a client that doesn't read.
     refuse   malformed bytes, an API or version that isn't served, what mustn't come before authentication: that
              connection is closed, with one line in the log. ApiVersions of any version is answered (KIP-511).
-    end      when the client has closed, what waits for it is called off; what was handed to the log is kept.
+    end      when the client has closed, what waits for it is called off. What it appends goes on, and counts
+             until it is done: who sends much and closes may not send more than others.
 
 Bounds on connections, on bytes of unfinished requests, on silence in the middle of one: agent/server.py.
 """
@@ -36,6 +37,7 @@ SCRATCH = 1 << 18
 BEFORE = 64 << 10
 """Bytes of a frame before authentication."""
 AUTHENTICATION_SECONDS = 30.0
+LATE = "didn't say who it is in time"
 PRODUCE_KEY = PRODUCE.key.to_bytes(2, "big")
 
 
@@ -96,8 +98,7 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
         shared = self.shared
         self.transport.set_write_buffer_limits(high=1, low=0)  # `stuffed`: anything has yet to go out
         self.session = Session(shared.broker, self.address, tls=shared.tls, loopback=shared.loopback)
-        late = f"didn't say who it is in {AUTHENTICATION_SECONDS:g} s"
-        self.late = asyncio.get_running_loop().call_later(AUTHENTICATION_SECONDS, self._refuse, late)
+        self.late = asyncio.get_running_loop().call_later(AUTHENTICATION_SECONDS, self._refuse, LATE)
         self._admit()
 
     def _admit(self) -> None:
@@ -148,9 +149,10 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
         self.resume()
 
     def _call_off(self, everything: bool = False) -> None:
-        """End what waits for records to come; or everything, where nobody waits for an answer."""
+        """End what waits for records to come; or everything but appends, where nobody waits for an answer."""
         for flight in self.flights:
-            if flight.task and (everything or flight.request.api is FETCH):
+            api = flight.request.api
+            if flight.task and (api is FETCH or (everything and api is not PRODUCE)):
                 flight.task.cancel()
                 flight.answer = ()
         self._land()
@@ -205,8 +207,6 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
             self.out.put(encode_response(API_VERSIONS, 0, error.correlation, versions.unsupported()))
             self._send()
             return
-        if request.api.key not in HANDLERS:
-            raise Unsupported(request.api.key, request.version, request.correlation)
         if self.session.principal is None and request.api.key not in BEFORE_AUTHENTICATION:
             raise RemoteProtocolError(f"{request.api} before it said who it is")
         flight = Flight(request, len(frame))
@@ -239,7 +239,7 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
             self.listener.fail(error)
         elif not isinstance(error, TopicsError | RemoteProtocolError):
             self.listener.log.error("unexpected exception in %s", request.api, exc_info=error)
-        self._refuse(f"{request.api}: {error or type(error).__name__}")
+        self._refuse(f"{request.api}: {str(error) or type(error).__name__}")
 
     def _land(self) -> None:
         """Answers leave in order."""

@@ -24,6 +24,8 @@ from aggregator.topics.wire.tables.records import FETCH
 
 MOST = 8 << 20
 """Bytes of an answer, whatever a client allows: more makes nothing quicker."""
+PAUSE = 0.01
+"""Seconds; who wants more than the next record gets it in pieces of this time, not looked for at each append."""
 
 
 class Wanted(NamedTuple):
@@ -48,7 +50,10 @@ async def fetch(request: Request, session: Session) -> Body:
     body = request.body
     if body["session_id"]:
         return {"error_code": Code.FETCH_SESSION_ID_NOT_FOUND, "responses": ()}
-    wanted = [_wanted(topic["topic"], one, session) for topic in body["topics"] for one in topic["partitions"]]
+    places = [(topic["topic"], one) for topic in body["topics"] for one in topic["partitions"]]
+    if len({(topic, one["partition"]) for topic, one in places}) < len(places):
+        raise TopicsError(Code.INVALID_REQUEST, "a partition is named twice")
+    wanted = [_wanted(topic, one, session) for topic, one in places]
     answers = iter((await _poll(wanted, body, session)).answers)
     return {
         "responses": [
@@ -81,13 +86,15 @@ async def _poll(wanted: list[Wanted], body: Body, session: Session) -> Found:
                 return found
             session.hold(-found.size)
             await asyncio.wait([change], timeout=left)
+            if found.size:
+                await asyncio.sleep(PAUSE)
         finally:
             change.cancel()
 
 
 async def _read(wanted: Iterable[Wanted], most: int, committed: bool, session: Session) -> Found:
     free = session.broker.room.share()
-    share = min(most, MOST, free)
+    share = max(0, min(most, MOST, free))
     session.hold(share)
     answers, size, failed = [], 0, False
     for one in wanted:

@@ -30,13 +30,15 @@ async def handshake(request: Request, session: Session) -> Body:
 
 
 async def authenticate(request: Request, session: Session) -> Body:
-    """SaslAuthenticate: one message of the exchange. Hashing a password takes a thread's time, not the loop's."""
+    """SaslAuthenticate: one message of the exchange. Hashing a password takes a thread's time, not the loop's; who
+    guesses many at once gets no more of the machine."""
     exchange = session.exchange
     if exchange is None:
         session.over = "SaslHandshake comes first"
         return {"error_code": Code.ILLEGAL_SASL_STATE, "error_message": session.over}
     try:
-        answer, principal = await asyncio.to_thread(exchange.step, bytes(request.body["auth_bytes"]))
+        async with session.broker.hashing:
+            answer, principal = await asyncio.to_thread(exchange.step, bytes(request.body["auth_bytes"]))
     except TopicsError as error:
         session.over, session.exchange = error.text, None
         return {"error_code": error.code, "error_message": error.text}

@@ -147,8 +147,8 @@ def test_it_counts(tmp_path: Path) -> None:
         counter = scene.service.metrics.counter(TopicsCounter, "topics")
         got = {name: counter.value(name) for name in TopicsCounter.OURS}
         assert (got["OpenConnectionCount"], got["requests"], got["refused"]) == (1, 1, 0)
-        assert got["bytes"] == len(batch(b"x" * 1000))
-        assert got["received_bytes"] > got["bytes"] > got["sent_bytes"] > 0
+        assert got["log_bytes"] == len(batch(b"x" * 1000))
+        assert got["received_bytes"] > got["log_bytes"] > got["sent_bytes"] > 0
         client.writer.write(b"\xff\xff\xff\xff")
         assert await client.is_closed()
         assert counter.value("refused") == 1

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from agent import server as listeners
 from agent.errors import ChannelError
 from aggregator.topics import handlers, server
 from aggregator.topics.errors import Code
-from aggregator.topics.wire.api import Api, encode_request
+from aggregator.topics.wire.api import APIS, Api, encode_request
 from aggregator.topics.wire.tables.connection import API_VERSIONS, METADATA, SASL_AUTHENTICATE, SASL_HANDSHAKE
 from aggregator.topics.wire.tables.groups import JOIN_GROUP
 from aggregator.topics.wire.tables.records import FETCH, PRODUCE
@@ -187,6 +188,11 @@ def test_an_unknown_version_of_apiversions_is_answered(tmp_path: Path) -> None:
     run(steps, tmp_path)
 
 
+def test_every_api_of_the_tables_is_served() -> None:
+    """And no other."""
+    assert {*handlers.HANDLERS} == {*APIS}
+
+
 def test_a_bug_ends_one_connection(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,6 +317,34 @@ def test_who_is_gone_is_waited_for_no_more(tmp_path: Path) -> None:
         member.close()
         await until(lambda: not scene.peers)
         await until(lambda: not partition.waiting)
+
+    run(steps, tmp_path)
+
+
+def test_what_is_appended_counts_until_it_is_kept(tmp_path: Path) -> None:
+    """Also when who sent it is gone, or else one client after another could fill the memory."""
+
+    async def steps(scene: Scene) -> None:
+        client = await topic(scene)
+        gate, append = asyncio.Event(), scene.log.append
+
+        async def slow(*args: object) -> object:
+            await gate.wait()
+            return await append(*args)  # type: ignore[arg-type]
+
+        scene.log.append = slow  # type: ignore[method-assign,assignment]
+        assert scene.service.listener
+        budget = scene.service.listener.budget
+        client.send(PRODUCE, 8, producing("t", batch(b"x" * 900_000)))
+        await until(lambda: budget.busy > 900_000)
+        reset = struct.pack("ii", 1, 0)
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        client.close()
+        await until(lambda: not scene.peers)
+        assert budget.busy > 900_000
+        gate.set()
+        await until(lambda: scene.log.partition("t", 0).end == 1)
+        await until(lambda: budget.used == 0)
 
     run(steps, tmp_path)
 

@@ -135,13 +135,14 @@ def test_what_is_wrong_with_a_partition_is_said_at_once(
         client = await filled(scene, batch(b"a"), batch(b"b"), batch(b"c"))
         await scene.log.create("secret", 1)
         await scene.log.trim(scene.log.partition("t", 0), 1)
-        body = fetching(("t", 0, 3), place, wait=HOUR_MS)
+        await scene.log.create("u", 1)
+        body = fetching(("u", 0, 0), place, wait=HOUR_MS)
         body["topics"][1]["partitions"][0] |= more
         good, bad = (one["partitions"][0] for one in (await client.ask(FETCH, 11, body))["responses"])
-        assert (good["error_code"], good["log_start_offset"]) == (0, 1)
+        assert (good["error_code"], good["high_watermark"]) == (0, 0)
         assert (bad["error_code"], bad["high_watermark"], bad["records"]) == (code, -1, b"")
 
-    run(steps, tmp_path, acl__anonymous="read:t, write:t, read:read.*")
+    run(steps, tmp_path, acl__anonymous="read:t, read:u, write:t, read:read.*")
 
 
 def test_a_reader_that_has_all_waits_for_more(tmp_path: Path) -> None:
@@ -213,6 +214,17 @@ def test_there_are_no_sessions(tmp_path: Path) -> None:
         assert (body["error_code"], body["session_id"]) == (0, 0)
         body = await client.ask(FETCH, 11, fetching(("t", 0, 0), session_id=5, session_epoch=1))
         assert body["error_code"] == Code.FETCH_SESSION_ID_NOT_FOUND
+
+    run(steps, tmp_path)
+
+
+def test_a_partition_is_named_once(tmp_path: Path) -> None:
+    """A request that names it a hundred thousand times would cost as many reads: that connection ends."""
+
+    async def steps(scene: Scene) -> None:
+        client = await filled(scene, batch(b"a"))
+        client.send(FETCH, 11, fetching(("t", 0, 0), ("t", 0, 0)))
+        assert await client.is_closed()
 
     run(steps, tmp_path)
 
