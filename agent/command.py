@@ -100,6 +100,7 @@ def banner(options: Options, flow: Flow) -> list[str]:
     name, kind = (max(len(getattr(spec, field)) for _, spec in specs) for field in ("name", "type"))
     lines += [f"  {verb:5}  {s.name:{name}}  {s.type:{kind}}  {place(s, flow.agent)}".rstrip() for verb, s in specs]
     if not options.given.files:
+        lines += [f"  read   {hint}" for hint in program.hints]
         lines.append(f"  next  {program.next_step}: {program.command} --write-config my.conf, edit, -f my.conf")
     return lines
 

@@ -35,6 +35,8 @@ class Program:
     package: str
     title: str
     next_step: str
+    hints: tuple[str, ...] = ()
+    """Command lines that read what the built-in configuration makes."""
 
     @property
     def packages(self) -> tuple[str, ...]:

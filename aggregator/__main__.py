@@ -10,6 +10,11 @@ AGGREGATOR = Program(
     command="headrace-aggregator",
     package="aggregator",
     title="the aggregator: receives from collectors and fans out to its outputs",
+    hints=(
+        "kcat -u -C -b 127.0.0.1:9092 -t readings -f '%k %s\\n'",
+        'python -c "from kafka import KafkaConsumer as K; [print(r.key.decode(), r.value.decode()) for r in '
+        "K('readings', bootstrap_servers='127.0.0.1:9092', auto_offset_reset='earliest')]\"  # pip: kafka-python",
+    ),
     next_step="take collectors from other machines, another folder, more outputs",
 )
 

@@ -102,6 +102,8 @@ class TopicsSink(Sink):
         self.broker = await service_in(self.services(), self.config.service)
         if not self.durable:
             self.log.info("at least once: it has a memory channel")
+        if self.mapper.topic.fixed is not None:
+            await self._made(self.mapper.topic.fixed)
 
     async def _open_elsewhere(self) -> None:
         from aggregator.topics.elsewhere import Elsewhere, config_of
@@ -114,6 +116,13 @@ class TopicsSink(Sink):
     async def close(self) -> None:
         if self.elsewhere:
             await self.elsewhere.close()
+
+    async def _made(self, topic: str) -> None:
+        """Whoever wants to read it finds it before the first event comes."""
+        try:
+            await self._partitions(topic)
+        except TopicsError as error:
+            raise DeliveryError(f"topic {topic} can't be made: {error}") from error
 
     async def send(self, batch: Batch) -> None:
         if self.elsewhere:

@@ -234,7 +234,7 @@ def test_built_in_configurations_share_no_store() -> None:
         pairs = dict(line.split(" = ") for line in lines if " = " in line and not line.startswith("#"))
         stores.append({value for name, value in pairs.items() if name.endswith(".path")})
         ports.append({value for name, value in pairs.items() if name.endswith("web.port")})
-    assert len(stores[0]) == len(stores[1]) == 1 and stores[0].isdisjoint(stores[1])
+    assert len(stores[0]) == 1 and len(stores[1]) == 2 and stores[0].isdisjoint(stores[1])
     assert ports == [{"41416"}, {"41415"}]
 
 
@@ -332,9 +332,11 @@ def test_json_log_is_json(program: Make) -> None:
 def test_no_argument_aggregator(tmp_path: Path) -> None:
     """Without an argument the built-in configuration runs; a taken port is one line (another aggregator runs here)."""
     text = AGGREGATOR.default()[1].decode()
-    one = Program("aggregator", text.replace("41414", str(free_port())).replace("41415", str(free_port())), tmp_path)
+    for port in ("41414", "41415", "9092"):
+        text = text.replace(port, str(free_port()))
+    one = Program("aggregator", text, tmp_path)
     with one:
-        one.wait_log("ready, agent aggregator: 1 source, 2 channels, 2 sinks")
+        one.wait_log("ready, agent aggregator: 1 source, 3 channels, 3 sinks")
         assert (tmp_path / "headrace-data" / "aggregator" / "headrace.db").exists()
     assert one.process is not None and one.process.returncode == 0
 

@@ -275,13 +275,15 @@ def test_an_event_that_can_be_no_record(here: Here, keys: dict[str, str], event:
 
 
 def test_no_topic_is_made(tmp_path: Path) -> None:
-    """With autoCreate = false the batch waits, and the reason says what to do."""
+    """With autoCreate = false a batch waits, or the sink where its topic is fixed, and the reason says what to do."""
     here = Here(tmp_path, autoCreate="false")
 
     async def steps() -> None:
-        async with here.make() as sink:
-            with pytest.raises(DeliveryError, match="no topic readings, and the service has autoCreate = false"):
-                await sink.send(plain("a"))
+        with pytest.raises(DeliveryError, match="no topic readings, and the service has autoCreate = false"):
+            await here.make().open()
+        async with here.make(topic="%{topic}") as sink:
+            with pytest.raises(DeliveryError, match="no topic a, and the service has autoCreate = false"):
+                await sink.send(plain("x", topic="a"))
 
     run(here, steps)
 
