@@ -25,7 +25,7 @@ from aggregator.topics.log import settings
 from aggregator.topics.log.batches import Append
 from aggregator.topics.log.commit import Call, Job, Outcome
 from aggregator.topics.log.database import Database
-from aggregator.topics.log.reader import Reader
+from aggregator.topics.log.reader import Reader, Turns
 from aggregator.topics.log.schema import Offset
 from aggregator.topics.log.settings import Options
 from aggregator.topics.log.states import Tell, Work
@@ -51,8 +51,9 @@ class Log:
         make_folder(self.folder)
         self._lock = StoreLock(self.folder / "topics.lock")
         path = self.folder / "topics.db"
-        self._writer = Writer(path, self.options, self, asyncio.get_running_loop())
-        self._reader = Reader(path)
+        turns = Turns()
+        self._writer = Writer(path, self.options, self, asyncio.get_running_loop(), turns)
+        self._reader = Reader(path, turns)
         try:
             await asyncio.to_thread(self._writer.open)
             self._views = await asyncio.to_thread(self._writer.db.views)

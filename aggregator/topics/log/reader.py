@@ -1,15 +1,17 @@
 """Cold reads: a thread of its own with a connection that only reads, so that no fetch of old data holds up the loop.
 
-It never writes or checkpoints (agent/store/connection.py says why), and its reads are short: the WAL can start over
-only while nobody reads.
+It never writes or checkpoints (agent/store/connection.py says why). The WAL can start over only while nobody reads, so
+the writer, when it has grown long, takes a turn without readers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,11 +23,31 @@ from aggregator.topics.record_batch import SIZE
 Answer = TypeVar("Answer")
 
 
+class Turns:
+    """One reader at a time, or the writer alone: it waits for the read under way and for no later one."""
+
+    def __init__(self) -> None:
+        self._entry, self._inside = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._entry:
+            self._inside.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody reads meanwhile."""
+        with self._entry, self._inside:
+            yield
+
+
 class Reader:
     """Of one file. TopicsError KAFKA_STORAGE_ERROR if it can't be read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, turns: Turns) -> None:
+        self.path, self.turns = path, turns
         self._pool = ThreadPoolExecutor(1, "topics reader")
 
     async def open(self) -> None:
@@ -49,8 +71,16 @@ class Reader:
         self._pool.shutdown()
 
     async def _ask(self, call: Callable[[], Answer]) -> Answer:
+        def turn() -> Answer:
+            with self.turns:
+                self.conn.execute("BEGIN")  # all of it from one state of the file
+                try:
+                    return call()
+                finally:
+                    self.conn.execute("COMMIT")
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, turn)
         except sqlite3.Error as error:
             raise TopicsError(Code.KAFKA_STORAGE_ERROR, f"can't read {self.path}: {error}") from error
 

@@ -23,6 +23,7 @@ from agent.store.space import Space
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log.commit import Job, Outcome, transact
 from aggregator.topics.log.database import Database
+from aggregator.topics.log.reader import Turns
 from aggregator.topics.log.settings import Options
 from aggregator.topics.log.states import Tell
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 GROUP_BYTES = 4 << 20
 """Appends beyond this sum go into the next commit: it bounds the WAL and with it the reserve."""
 WAL_LIMIT = 4 * WAL_BYTES
-"""Beyond this the writer waits for readers, so that the WAL can start over."""
+"""Beyond this the writer waits for the reader, so that the WAL can start over."""
 LOOSE_BYTES, LOOSE_SHARE, VACUUM_STEP = 8 << 20, 3, 256
 """With more free bytes than this, and a third of the file, pages are given back, so many at a time, while there is
 nothing else to do. Fewer are soon filled again: to give them back would move every byte of a log once more."""
@@ -51,10 +52,11 @@ class Told(Protocol):
 class Writer:
     """`open`, then `start`; `join` ends it when all that was handed in is done."""
 
-    def __init__(self, path: Path, options: Options, told: Told, loop: asyncio.AbstractEventLoop) -> None:
-        self.path, self.options, self.told, self.loop = path, options, told, loop
+    def __init__(self, path: Path, options: Options, told: Told, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
+        self.path, self.options, self.told, self.loop, self.turns = path, options, told, loop, turns
         self.space = Space(path.parent, 0, options.max_bytes, path.stem)
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._wal_limit = WAL_LIMIT
         self._rested = time.monotonic()
         self._looked = -options.check_seconds
         self._tidied = True
@@ -159,10 +161,17 @@ class Writer:
                 raise
             tells = self._disk_full(group, outcome)
         self._post(self.told.done, outcome, tells)
-        if self.space.wal_size() > WAL_LIMIT:
-            self.db.checkpoint("RESTART")
+        if self.space.wal_size() > self._wal_limit:
+            self._restart_wal()
         self._count_used()
         self.space.keep_reserve()
+
+    def _restart_wal(self) -> None:
+        with self.turns.alone():
+            self.db.checkpoint("TRUNCATE")
+        # Somebody else reads the file (an operator's sqlite3): not at every commit again.
+        size = self.space.wal_size()
+        self._wal_limit = size + WAL_LIMIT if size > WAL_LIMIT else WAL_LIMIT
 
     def _refuse(self, group: list[Job], outcome: Outcome) -> list[Job]:
         error = TopicsError(Code.KAFKA_STORAGE_ERROR, self.space.full)
@@ -237,7 +246,7 @@ class Writer:
         """Take in again if there is room and the reserve can be built."""
         self._count_used()
         if self.space.has_room():
-            self.db.checkpoint("TRUNCATE")
+            self._restart_wal()
             if self.space.make_reserve():
                 self.space.end_full()
 
