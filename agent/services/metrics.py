@@ -7,7 +7,9 @@
     GET /status              JSON for `headrace status`
     GET /                    a page of links
 
-As in Flume 1.11 (HTTPMetricsServer) paths ignore case, TRACE and OPTIONS are 403, other paths 404. One request a
+Other paths are offered to the agent's other services (`Service.page`): a topics service answers /topics.
+
+As in Flume 1.11 (HTTPMetricsServer) its paths ignore case, TRACE and OPTIONS are 403, other paths 404. One request a
 connection. There is no authentication, therefore loopback is the default.
 """
 
@@ -16,41 +18,27 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import ClassVar
 
-from agent import exposition
-from agent.config.fields import Config, key
+from agent import exposition, http
+from agent.config.fields import Config as AnyConfig
+from agent.config.fields import key
 from agent.errors import ConfigError
+from agent.http import HTML, JSON, TEXT, Page, Request
 from agent.ports import spelled
 from agent.service import Service
 
-MAX_REQUEST = 8192
-"""Bytes of request line and headers."""
 MAX_CONNECTIONS = 64
+MAX_STREAMS = 32
+"""Of these connections, those whose answer has no end."""
 TIMEOUT = 10.0
-"""Seconds that one client may take to send its request, and again to take its answer."""
-JSON, TEXT, HTML = (
-    "application/json;charset=utf-8",
-    "text/plain; version=0.0.4; charset=utf-8",
-    "text/html;charset=utf-8",
-)
-REASONS = {
-    200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
-    431: "Request Header Fields Too Large", 500: "Internal Server Error", 503: "Service Unavailable",
-}  # fmt: skip
+"""Seconds that one client may take to send its request, a page to be made, and a client to take a piece of it."""
 PAGES = ("/metrics", "/metrics/prometheus", "/healthz", "/readyz", "/status")
-INDEX = (
-    "<!doctype html><title>Headrace</title><h1>Headrace</h1><ul>"
-    + "".join(f'<li><a href=".{page}">{page}</a>' for page in PAGES)
-    + "</ul>"
-)
-
-Answer = tuple[int, str, str]
-"""Status, content type, body."""
 
 
-class MetricsConfig(Config):
+class MetricsConfig(AnyConfig):
     bind: str = key("bind", "127.0.0.1", doc="address to listen on; there is no authentication")
     port: int = key("port", 41415, low=0, high=65535, doc="port to listen on; 0 takes a free one")
 
@@ -58,19 +46,23 @@ class MetricsConfig(Config):
 class MetricsService(Service):
     """Serves the counters; bounded in connections, request size and time."""
 
-    Config: ClassVar[type[Config]] = MetricsConfig
+    Config: ClassVar[type[AnyConfig]] = MetricsConfig
     config: MetricsConfig
     server: asyncio.Server
     open_connections = 0
+
+    def __init__(self, name: str, config: AnyConfig) -> None:
+        super().__init__(name, config)
+        self.streams: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> None:
         try:
             if self.config.bind == "::":  # asyncio would listen on IPv6 alone; sources take both there
                 sock = socket.create_server(("::", self.config.port), family=socket.AF_INET6, dualstack_ipv6=True)
-                self.server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_REQUEST)
+                self.server = await asyncio.start_server(self._serve, sock=sock, limit=http.MAX_HEAD)
             else:
                 self.server = await asyncio.start_server(
-                    self._serve, self.config.bind, self.config.port, limit=MAX_REQUEST
+                    self._serve, self.config.bind, self.config.port, limit=http.MAX_HEAD
                 )
         except OSError as error:
             place = spelled(self.config.bind, self.config.port)
@@ -90,16 +82,14 @@ class MetricsService(Service):
     async def close(self) -> None:
         if hasattr(self, "server"):
             self.server.close()
+        for writer in self.streams:
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open_connections += 1
         try:
             if self.open_connections <= MAX_CONNECTIONS:
-                async with asyncio.timeout(TIMEOUT):
-                    head = await _head(reader)
-                async with asyncio.timeout(TIMEOUT):
-                    writer.write(_response(*self._answer(head), head.startswith("HEAD ")))
-                    await writer.drain()
+                await self._talk(reader, writer)
         except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -108,70 +98,125 @@ class MetricsService(Service):
                 asyncio.get_running_loop().call_later(TIMEOUT, writer.transport.abort)
             writer.close()
 
-    def _answer(self, head: str) -> Answer:
-        if not head:
-            return 431, TEXT, f"a request may have {MAX_REQUEST} bytes\n"
-        words = head.split("\r\n", 1)[0].split(" ")
-        if len(words) != 3 or not words[2].startswith("HTTP/1."):
-            return 400, TEXT, "this port speaks HTTP/1.1\n"
-        method, target = words[0], words[1].partition("?")[0].lower()
-        if method in ("TRACE", "OPTIONS"):
-            return 403, TEXT, "forbidden\n"
-        if method not in ("GET", "HEAD"):
-            return 405, TEXT, "only GET and HEAD\n"
-        try:
-            return self._page(target.rstrip("/"), _accepts_text(head))
-        except Exception:
-            self.log.exception("could not show %s", target)
-            return 500, TEXT, "see the log\n"
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            head = await http.read_head(reader)
+        page = await self._answer(head, _address(writer))
+        if not isinstance(page.body, str) and len(self.streams) >= MAX_STREAMS:
+            await page.body.aclose()
+            page = http.text(503, f"{MAX_STREAMS} clients are reading streams; try later")
+        await http.send(writer, http.head_of(page), TIMEOUT)
+        if isinstance(page.body, str):
+            await http.send(writer, b"" if head.startswith("HEAD ") else page.body.encode(), TIMEOUT)
+        elif head.startswith("HEAD "):
+            await page.body.aclose()
+        else:
+            await self._stream(reader, writer, page.body)
 
-    def _page(self, target: str, text: bool) -> Answer:
-        if target == "/metrics" and not text:
-            return 200, JSON, exposition.flume_json(self.metrics)
-        if target in ("/metrics", "/metrics/prometheus"):
-            return 200, TEXT, exposition.prometheus(self.metrics, self.ready())
-        pages: dict[str, Callable[[], Answer]] = {
-            "": lambda: (200, HTML, INDEX),
+    async def _stream(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: AsyncGenerator[str, None]
+    ) -> None:
+        """Until the body ends, or the client goes or takes nothing."""
+        self.streams.add(writer)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._pour(writer, body), name=f"{self.name} streams"),
+                    group.create_task(_gone(reader), name=f"{self.name} watches a client"),
+                ]
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.streams.discard(writer)
+
+    async def _pour(self, writer: asyncio.StreamWriter, body: AsyncGenerator[str, None]) -> None:
+        try:
+            async with aclosing(body):
+                async for chunk in body:
+                    await http.send(writer, chunk.encode(), TIMEOUT)
+        except (TimeoutError, ConnectionError):
+            pass
+        except Exception:
+            self.log.exception("a stream ended")
+
+    async def _answer(self, head: str, address: str) -> Page:
+        if not head:
+            return http.text(431, f"a request may have {http.MAX_HEAD} bytes")
+        try:
+            request = http.parse(head, address)
+        except ValueError as error:
+            return http.text(400, str(error))
+        if request.method in ("TRACE", "OPTIONS"):
+            return http.text(403, "forbidden")
+        if request.method not in ("GET", "HEAD"):
+            return http.text(405, "only GET and HEAD")
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return self._own(request) or await self._others(request)
+        except TimeoutError:
+            return http.text(503, f"it takes longer than {TIMEOUT:g} s")
+        except Exception:
+            self.log.exception("could not show %s", request.path)
+            return http.text(500, "see the log")
+
+    def _own(self, request: Request) -> Page | None:
+        path, prefers_text = request.path.lower(), _prefers_text(request)
+        if path == "/metrics" and not prefers_text:
+            return Page(200, JSON, exposition.flume_json(self.metrics))
+        if path in ("/metrics", "/metrics/prometheus"):
+            return Page(200, TEXT, exposition.prometheus(self.metrics, self.ready()))
+        pages: dict[str, Callable[[], Page]] = {
+            "": self._index,
             "/healthz": self._health,
             "/readyz": self._readiness,
-            "/status": lambda: (200, JSON, json.dumps(exposition.status(self.metrics, self.ready()))),
+            "/status": lambda: Page(200, JSON, json.dumps(exposition.status(self.metrics, self.ready()))),
         }
-        page = pages.get(target)
-        return page() if page else (404, TEXT, f"there is {', '.join(PAGES)}\n")
+        return pages[path]() if path in pages else None
 
-    def _health(self) -> Answer:
+    async def _others(self, request: Request) -> Page:
+        """What another service has under this path."""
+        for service in self._services():
+            if page := await service.page(request):
+                return page
+        return http.text(404, f"there is {', '.join(self._paths())}")
+
+    def _services(self) -> list[Service]:
+        return [one for one in self.services().values() if isinstance(one, Service)]
+
+    def _paths(self) -> list[str]:
+        return list(dict.fromkeys([*PAGES, *(path for one in self._services() for path in one.pages)]))
+
+    def _index(self) -> Page:
+        links = "".join(f'<li><a href=".{path}">{path}</a>' for path in self._paths())
+        return Page(200, HTML, f"<!doctype html><title>Headrace</title><h1>Headrace</h1><ul>{links}</ul>")
+
+    def _health(self) -> Page:
         stalls = exposition.stalls(self.metrics)
-        return (503, TEXT, "\n".join(stalls) + "\n") if stalls else (200, TEXT, "alive\n")
+        return http.text(503, "\n".join(stalls)) if stalls else http.text(200, "alive")
 
-    def _readiness(self) -> Answer:
+    def _readiness(self) -> Page:
         if self.ready():
-            return 200, TEXT, "ready\n"
-        return 503, TEXT, "\n".join(exposition.complaints(self.metrics) or ["starting or stopping"]) + "\n"
+            return http.text(200, "ready")
+        return http.text(503, "\n".join(exposition.complaints(self.metrics) or ["starting or stopping"]))
 
 
-async def _head(reader: asyncio.StreamReader) -> str:
-    """Request line and headers; empty if they are too long."""
+def _address(writer: asyncio.StreamWriter) -> str:
+    """Where the client is; empty if it is gone already."""
+    name = writer.get_extra_info("peername")
+    return str(name[0]) if name else ""
+
+
+async def _gone(reader: asyncio.StreamReader) -> None:
+    """Done when the client has closed; what it still sends is not looked at."""
     try:
-        return (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    except asyncio.LimitOverrunError:
-        return ""
+        while await reader.read(http.MAX_HEAD):
+            pass
+    except ConnectionError:
+        pass
 
 
-def _accepts_text(head: str) -> bool:
+def _prefers_text(request: Request) -> bool:
     """Whether the client would rather have Prometheus text than JSON: it names text/plain before JSON or */*."""
-    for line in head.split("\r\n")[1:]:
-        name, _, value = line.partition(":")
-        if name.strip().lower() == "accept":
-            wanted = [part.partition(";")[0].strip().lower() for part in value.split(",")]
-            first = next((w for w in wanted if w in ("text/plain", "application/json", "*/*")), "")
-            return first == "text/plain" or "application/openmetrics-text" in wanted
-    return False
-
-
-def _response(status: int, kind: str, body: str, head_only: bool) -> bytes:
-    data = body.encode()
-    head = (
-        f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n"
-        "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + (b"" if head_only else data)
+    first = request.prefers("text/plain", "application/json", "*/*")
+    return first == "text/plain" or bool(request.prefers("application/openmetrics-text"))
