@@ -21,9 +21,11 @@ async def answer(log: Log) -> int | Code:
 
 
 async def until_refused(log: Log) -> int:
-    """How many were taken."""
+    """How many were taken. A group's offset that shares the commit is kept, also that of the first refusal."""
     for taken in range(2000):
-        if await answer(log) is Code.KAFKA_STORAGE_ERROR:
+        result, _ = await asyncio.gather(answer(log), log.commit("mine", {("t", 0): Offset(taken)}))
+        assert log.committed("mine")["t", 0].offset == taken
+        if result is Code.KAFKA_STORAGE_ERROR:
             return taken
     raise AssertionError("never refused")
 

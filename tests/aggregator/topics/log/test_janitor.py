@@ -134,6 +134,20 @@ def test_what_is_undecided_stays(held: Held) -> None:
     assert (held.partition().start, held.partition().end, held.rows()) == (5, 5, 0)
 
 
+def test_who_wrote_what_is_gone_is_known(held: Held) -> None:
+    """Also after a kill: the snapshot is made before the last header goes."""
+    held.create("t", retention_bytes="0")
+    held.append(batch(2, producer=(1, 5, 0)))
+    held.tidy()
+    assert held.rows() == 0
+    again = held.killed()
+    assert again.append(batch(2, producer=(1, 5, 0))).base_offset == 0
+    with pytest.raises(TopicsError) as caught:
+        again.append(batch(producer=(1, 4, 0)))
+    assert caught.value.code is Code.INVALID_PRODUCER_EPOCH
+    assert again.append(batch(producer=(1, 5, 2))).base_offset == 2
+
+
 def test_aborted_transactions_go_with_their_records(held: Held) -> None:
     """In the file and in memory."""
     held.create()
