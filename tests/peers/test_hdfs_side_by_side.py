@@ -98,6 +98,10 @@ def cases() -> Iterator[Case]:
             "hdfs.filePrefix": "r-%{sensor}", "hdfs.fileSuffix": ".log"}  # fmt: skip
     folders = {f"{sensor}/2023-11-14/{time}": 1 for sensor in ("s0", "s1") for time in ("2210", "2220")}
     yield Case("places", keys, ".log", lines, folders)
+    keys = {"hdfs.fileType": "DataStream", "hdfs.path": "%t/%{timestamp}/%s", "hdfs.round": "true",
+            "hdfs.roundValue": "10", "hdfs.roundUnit": "minute", "hdfs.timeZone": "UTC"}  # fmt: skip
+    times = (1_700_000_000 + 5 * number for number in range(100))
+    yield Case("times", keys, "", lines, {f"{time}000/{time}000/{time - time % 600}": 1 for time in times})
     rolled = {"hdfs.fileType": "DataStream", "hdfs.rollCount": "25", "serializer.appendNewline": "false"}
     yield Case("rolled", rolled, "", lambda data: [data], {"": 4})
 
