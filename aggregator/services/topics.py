@@ -25,6 +25,7 @@ from agent.component import Component
 from agent.config.fields import Bytes, key
 from agent.config.fields import Config as AnyConfig
 from agent.errors import DeliveryError
+from agent.http import Page, Request, text
 from agent.metrics import Counter
 from agent.ports import spelled
 from agent.server import Listener
@@ -39,6 +40,7 @@ from aggregator.topics.log import settings
 from aggregator.topics.log.catalog import NAME
 from aggregator.topics.log.log import Log, Options
 from aggregator.topics.server import Shared, TopicsPeer
+from aggregator.topics.web.pages import PATH, Face
 
 EVERYWHERE = ("", "0.0.0.0", "::", "*")
 NO_BYTES = Bytes(0)
@@ -137,6 +139,7 @@ class TopicsService(Service):
     log_: Log | None = None
     broker: Broker
     listener: Listener | None = None
+    pages = (PATH,)
 
     def __init__(self, name: str, config: AnyConfig) -> None:
         super().__init__(name, config)
@@ -236,6 +239,16 @@ class TopicsService(Service):
                 group.create_task(expiry.watch(self.broker.log, self.broker.coordinator), name="old offsets go")
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
+
+    async def page(self, request: Request) -> Page | None:
+        """Topics for people (aggregator/topics/web)."""
+        if request.parts[:1] != (PATH[1:],) or request.query.get("service", self.name) != self.name:
+            return None
+        if not self.opened.is_set():
+            return text(503, f"the service {self.name} is not open")
+        config = self.config
+        in_words = config.allow_insecure or bool(config.acl)
+        return await Face(self.broker, in_words=in_words, certificates=config.client_auth == "require").page(request)
 
     async def close(self) -> None:
         self.opened.clear()
