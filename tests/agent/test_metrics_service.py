@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 import pytest
 
+from agent.config.fields import Config
 from agent.errors import ConfigError
+from agent.http import Page, Request
 from agent.metrics import ChannelCounter, Metrics, SinkCounter, SourceCounter
+from agent.service import Service
 from agent.services import metrics as module
 from agent.services.metrics import MetricsConfig, MetricsService
 from tests.peers.harness import ROOT
@@ -178,6 +182,159 @@ def test_head_has_no_body() -> None:
 def test_index_links_every_page() -> None:
     """/ is a small page that links the others."""
     assert all(page in get("/")[2] for page in module.PAGES)
+
+
+class Other(Service):
+    """A service that has pages: /other/WHAT."""
+
+    pages = ("/other",)
+
+    def __init__(self) -> None:
+        super().__init__("other", Config())
+        self.asked: list[Request] = []
+        self.open_streams = 0
+
+    async def page(self, request: Request) -> Page | None:
+        self.asked.append(request)
+        match request.parts:
+            case ("other", "stream"):
+                return Page(200, "text/event-stream", self.ticks())
+            case ("other", "short"):
+                return Page(200, "text/event-stream", self.ticks(2))
+            case ("other", "slow"):
+                await asyncio.sleep(60)
+            case ("other", "bug"):
+                raise RuntimeError("a bug")
+            case ("other", *_):
+                return Page(200, "text/plain", "x" * 1_000_000)
+        return None
+
+    async def ticks(self, count: int | None = None) -> AsyncGenerator[str, None]:
+        self.open_streams += 1
+        try:
+            at = 0
+            while at != count:
+                yield f"tick {at}\n" + "x" * 10_000
+                at += 1
+                await asyncio.sleep(0.001)
+        finally:
+            self.open_streams -= 1
+
+
+def with_other() -> tuple[MetricsService, Other]:
+    made, other = service(), Other()
+    made.services = lambda: {"web": made, "other": other}
+    return made, other
+
+
+async def begin(port: int, path: str = "/other/stream") -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
+    """(status line, the rest, the way to the server) of a stream."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    return await reader.readline(), reader, writer
+
+
+async def until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 (of whatever it asks)
+            await asyncio.sleep(0.005)
+
+
+def test_pages_of_others() -> None:
+    """A path that it doesn't know is offered to the other services, decoded, with the client's place."""
+    made, other = with_other()
+    status, headers, body = get("/other/%2525?a=1", made)
+    assert status.endswith("200 OK") and "Content-Length: 1000000" in headers and len(body) == 1_000_000
+    [request] = other.asked
+    assert (request.parts, request.query, request.local) == (("other", "%25"), {"a": "1"}, True)
+
+
+def test_its_own_pages_come_first() -> None:
+    """Nobody else is asked for them."""
+    made, other = with_other()
+    assert get("/healthz", made)[2] == "alive\n" and not other.asked
+
+
+def test_others_are_named() -> None:
+    """The index links what others have, and a 404 names it."""
+    assert '<a href="./other">/other</a>' in get("/", with_other()[0])[2]
+    assert get("/nothing", with_other()[0])[2].endswith("/status, /other\n")
+
+
+@pytest.mark.parametrize(("path", "status"), [("/other/slow", "503"), ("/other/bug", "500"), ("/other/%ff", "400")])
+def test_pages_that_fail(path: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes too long or fails is an answer, too."""
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    assert get(path, with_other()[0])[0].split()[1] == status
+
+
+def test_a_stream_ends() -> None:
+    """What is streamed is sent without a length, and the connection ends with it."""
+    status, headers, body = get("/other/short", with_other()[0])
+    assert status.endswith("200 OK") and "Content-Length" not in headers
+    assert body.replace("x", "") == "tick 0\ntick 1\n"
+
+
+def test_head_of_a_stream() -> None:
+    """It has no body, and doesn't last."""
+    assert get("/other/stream", with_other()[0], method="HEAD")[2] == ""
+
+
+def test_streams_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One above the bound is told so, and pages are still served; when a client goes, there is room again."""
+    monkeypatch.setattr(module, "MAX_STREAMS", 1)
+    made, other = with_other()
+
+    async def talk(port: int) -> None:
+        _, _, first = await begin(port)
+        await until(lambda: other.open_streams)
+        refused, reader, _ = await begin(port)
+        assert refused.split()[1] == b"503" and b"1 clients are reading" in await reader.read()
+        assert (await ask(port, "GET /healthz HTTP/1.1\r\n\r\n"))[2] == "alive\n"
+        first.close()
+        await until(lambda: not made.streams and not other.open_streams)
+        status, _, last = await begin(port)
+        assert status.split()[1] == b"200"
+        last.close()
+
+    served(made, talk)
+
+
+def test_a_client_that_reads_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream ends when it has taken nothing for the timeout; no more is held for it than one piece."""
+    monkeypatch.setattr(module, "TIMEOUT", 0.3)
+    made, other = with_other()
+
+    async def talk(port: int) -> None:
+        _, reader, writer = await begin(port)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        await until(lambda: made.streams)
+        [stream] = made.streams
+        most = 0
+        async with asyncio.timeout(20):
+            while made.streams:
+                most = max(most, stream.transport.get_write_buffer_size())
+                await asyncio.sleep(0.005)
+        assert not other.open_streams and most < 200_000
+        writer.close()
+
+    served(made, talk)
+
+
+def test_closing_ends_streams() -> None:
+    """The service doesn't wait for who reads a stream."""
+    made, other = with_other()
+
+    async def talk(port: int) -> None:
+        _, reader, writer = await begin(port)
+        await until(lambda: other.open_streams)
+        await made.close()
+        await until(lambda: not made.streams and not other.open_streams)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    served(made, talk)
 
 
 def test_other_bytes_are_answered_400() -> None:
