@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from agent.avro import record
 from agent.config.reading import read
+from agent.errors import DeliveryError
 from agent.metrics import SourceCounter
 from agent.source import Source
 from aggregator.kafka.member import Place
@@ -195,6 +196,39 @@ def test_a_regex_reads_what_it_matches() -> None:
     door = Door()
     taken(first.source(door, kafka__topics="", kafka__topics__regex=f"(?:{first.name[:-1]})[\\w]"), door, 1)
     assert door.bodies == ["1"]
+
+
+def test_a_regex_takes_new_topics_in() -> None:
+    """A topic that is made later is read too, as soon as it is looked for."""
+    first = Topic(shared_kafka())
+    first.put("1")
+    door, later = Door(), f"{first.name}-2"
+
+    async def steps() -> None:
+        keys = {"kafka__topics__regex": f"{first.name}(-\\d)?"}
+        keys["kafka__consumer__topic.metadata.refresh.interval.ms"] = "1000"
+        async with running(first.source(door, kafka__topics="", **keys)):
+            await until(lambda: door.bodies == ["1"])
+            await asyncio.to_thread(first.admin.create_topics([NewTopic(later, 1, 1)])[later].result, 30)
+            first.producer.produce(later, "2")
+            await until(lambda: door.bodies == ["1", "2"])
+
+    asyncio.run(steps())
+
+
+def test_nothing_to_begin_with(topic: Topic) -> None:
+    """auto.offset.reset = none in a group that has no offset: it fails and says what to do, and reads nothing."""
+    topic.put("1")
+    door = Door()
+
+    async def steps() -> None:
+        keys = {"kafka__consumer__auto__offset__reset": "none"}
+        async with asyncio.timeout(60), topic.source(door, **keys) as source:
+            with pytest.raises(DeliveryError, match="--reset-offsets"):
+                await source.run()
+
+    asyncio.run(steps())
+    assert not door.bodies
 
 
 def test_identity_is_carried_on(topic: Topic) -> None:
