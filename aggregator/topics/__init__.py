@@ -13,5 +13,6 @@ is one node, the end of a Kafka transaction (markers in every partition, offsets
     transactions/    the state of each transactional.id
     access/          users, SASL, rights
     handlers/        requests to answers, a file a family of APIs
-    server.py        connections and their bounds
+    broker.py        what handlers work with: the parts, and the client that asks
+    server.py        connections and their bounds           frames.py   their bytes, cut and made; pure
 """

@@ -10,7 +10,8 @@ import pytest
 
 from agent.config.reading import read
 from agent.errors import ConfigError
-from aggregator.services.topics import TopicsConfig, TopicsCounter
+from aggregator.services.topics import TopicsCounter
+from aggregator.topics.configuration import TopicsConfig
 from tests.aggregator.topics.talking import Scene, batch, make, produce, run
 
 
@@ -25,8 +26,8 @@ def test_nothing_has_to_be_said(tmp_path: Path) -> None:
     config = read(TopicsConfig, {}, "topics").config
     assert config
     assert (config.bind, config.port, config.partitions, config.auto_create) == ("127.0.0.1", 9092, 1, True)
-    assert make(tmp_path)._options().retention_ms == -1
-    assert make(tmp_path, retention__hours="168")._options().retention_ms == 7 * 86_400_000
+    assert make(tmp_path).config.options().retention_ms == -1
+    assert make(tmp_path, retention__hours="168").config.options().retention_ms == 7 * 86_400_000
 
 
 SECURE = {"ssl": "true", "keystore": "k.pem", "sasl__users": "users"}

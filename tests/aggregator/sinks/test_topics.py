@@ -16,10 +16,11 @@ from agent.errors import DeliveryError, Rejected
 from agent.event import Batch, Event
 from agent.metrics import Metrics
 from agent.store.streams import Identity, Transit
-from aggregator.services.topics import TopicsConfig, TopicsService
+from aggregator.services.topics import TopicsService
 from aggregator.sinks import topics
 from aggregator.sinks.topics import TopicsSink
 from aggregator.topics import record_batch
+from aggregator.topics.configuration import TopicsConfig
 from aggregator.topics.record import Record
 from tests.contracts.sink import FarSide, SinkContract
 

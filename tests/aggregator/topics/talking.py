@@ -19,8 +19,9 @@ from typing import Any
 from agent.config.reading import read
 from agent.metrics import Metrics
 from agent.server import Peer
-from aggregator.services.topics import TopicsConfig, TopicsService
+from aggregator.services.topics import TopicsService
 from aggregator.topics import record_batch
+from aggregator.topics.configuration import TopicsConfig
 from aggregator.topics.log.log import Log
 from aggregator.topics.wire.api import Api, decode_response, encode_request
 from aggregator.topics.wire.tables.records import FETCH, PRODUCE
