@@ -11,6 +11,7 @@ def test_...(tmp_path):
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -75,6 +76,14 @@ class Events:
                 found.append(event.data["body"])
         return found
 
+    async def last(self) -> Event:
+        """Before the end of the stream."""
+        event = await self.next()
+        with contextlib.suppress(EOFError):
+            while True:
+                event = await self.next()
+        return event
+
     def close(self) -> None:
         self.writer.close()
 
@@ -115,7 +124,7 @@ class Site:
         await transactions.end("x", producer, epoch, commit)
 
     async def _ask(self, path: str, headers: dict[str, str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.web.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.web.port, limit=2 << 20)
         lines = [f"GET {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
         writer.write("\r\n".join([*lines, "", ""]).encode())
         return reader, writer
