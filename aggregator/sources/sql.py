@@ -140,7 +140,7 @@ class SqlSource(Source):
                 return
             except (DeliveryError, ConfigError) as error:
                 self.ready = False
-                if self.durable or not self.place.rows:
+                if not self.place.rows or self.durable:
                     raise
                 if self.place != begun:
                     wait.reset()
