@@ -149,7 +149,7 @@ def test_down_at_start(hdfs: Hdfs, tmp_path: Path) -> None:
         load.agent.kill9()
         hdfs.kill_namenode()
         load.agent.start()
-        load.agent.wait_log("k can't be opened: ", 60)
+        load.agent.wait_log("a file can't be finished and is tried again: ", 60)
         before = len(load.sent)
         wait_until(lambda: len(load.sent) > before + 200, 60, "readings are acknowledged meanwhile")
         hdfs.start_namenode()
