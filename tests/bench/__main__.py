@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.bench import device, drain, hbase, hdfs, kafka, latency, memory, mqtt, outage, throughput
+from tests.bench import device, drain, hbase, hdfs, kafka, latency, memory, mqtt, outage, throughput, topics
 from tests.bench.figure import Figure, Say
 from tests.bench.report import PAGE, show, update
 from tests.needs import missing
@@ -43,6 +43,8 @@ FIGURES: dict[str, Measure] = {
     "hbase-100": partial(hbase.measure, batch=100),
     "hbase-1000": partial(hbase.measure, batch=1000),
     "kafka": kafka.measure,
+    "topics": topics.measure,
+    "topics-sink": topics.sink,
     "outage": outage.measure,
 }
 

@@ -1,4 +1,4 @@
-"""A figure: what was measured of us and of Flume, and what is to be reached."""
+"""A figure: what was measured of us and of Flume (of Kafka, for topics), and what is to be reached."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Target:
     ratio: bool = False
     text: str = ""
     """How it is written, where a decimal number says it badly ("1/6")."""
+    whose: str = "Flume"
+    """Who the other is, where it isn't Flume."""
 
     def met(self, ours: float, flume: float | None) -> bool | None:
         """None where Flume's value is needed and missing."""
@@ -28,7 +30,7 @@ class Target:
 
     def __str__(self) -> str:
         sign = ">=" if self.least else "<="
-        return f"{sign} {self.text or f'{self.bound:,g}'}{' x Flume' if self.ratio else ''}"
+        return f"{sign} {self.text or f'{self.bound:,g}'}{f' x {self.whose}' if self.ratio else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Figure:
         if self.target is None:
             return ""
         met = self.target.met(self.ours, self.flume)
-        return "no Flume here" if met is None else "met" if met else "not met"
+        return f"no {self.target.whose} here" if met is None else "met" if met else "not met"
 
     def cells(self) -> list[str]:
         """name, unit, ours, Flume, ratio, target, verdict."""
@@ -66,7 +68,7 @@ class Figure:
         ]
 
 
-HEADS = ["figure", "unit", "Headrace", "Flume 1.11", "ratio", "to reach", ""]
+HEADS = ["figure", "unit", "Headrace", "Flume 1.11, Kafka 4.3.1", "ratio", "to reach", ""]
 
 
 def number(value: float) -> str:
