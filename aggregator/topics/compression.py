@@ -1,6 +1,7 @@
-"""The four compressions of a record batch, read only: a broker hands batches on as they came.
+"""The four compressions of a record batch. A broker hands batches on as they came; what compaction leaves of one is
+compressed as that was.
 
-They are needed where records are looked at (compaction, a tail of a topic), and what they read came from anyone who
+Else they are read, where records are looked at (compaction, a tail of a topic), and what is read came from anyone who
 may produce. So each has its bound before it has its memory:
 
     1 gzip     one member; it stops at the bound
@@ -48,6 +49,33 @@ def decompress(kind: int, data: memoryview, most: int) -> bytes:
         return _BY_KIND[kind](data, most)
     except (_Unreadable, cramjam.DecompressionError, zlib.error) as error:
         raise TopicsError(Code.CORRUPT_MESSAGE, f"a batch's {NAMES[kind]} can't be read: {error}") from None
+
+
+def compress(kind: int, data: bytes) -> bytes:
+    """Records for a batch, as clients in all languages read them. `kind` is one that `decompress` knows."""
+    return _PACKERS[kind](data)
+
+
+def _pack_gzip(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=31)
+    return stream.compress(data) + stream.flush()
+
+
+def _pack_snappy(data: bytes) -> bytes:
+    return bytes(cramjam.snappy.compress_raw(data))
+
+
+def _pack_lz4(data: bytes) -> bytes:
+    stream = cramjam.lz4.Compressor(block_linked=False)  # Java reads no linked blocks (KIP-57)
+    stream.compress(data)
+    return bytes(stream.finish())
+
+
+def _pack_zstd(data: bytes) -> bytes:
+    return bytes(cramjam.zstd.compress(data))
+
+
+_PACKERS = (bytes, _pack_gzip, _pack_snappy, _pack_lz4, _pack_zstd)
 
 
 class _Unreadable(Exception):

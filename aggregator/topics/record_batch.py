@@ -236,24 +236,25 @@ def _walk(head: Header, payload: bytes) -> Iterator[tuple[int, Record]]:
 def rewritten(batch: bytes | memoryview, keep: Callable[[Record], bool], most: int = MOST) -> bytes | None:
     """The batch without the records that compaction drops: None if it drops all, the batch as it is if it drops none.
 
-    What stays is uncompressed, with its offsets, and so are the header's: base offset and last delta, producer and
-    sequence. A reader sees holes. TopicsError as `records`: nothing damaged gets a CRC that is right.
+    What stays is compressed as it was and keeps its offsets; so do the header's base offset and last delta, producer
+    and sequence. A reader sees holes. TopicsError as `records`: nothing damaged gets a CRC that is right.
     """
     head, payload = _opened(batch, most)
-    kept: list[bytes] = []
-    times: list[int] = []
-    start = 0
+    kept = bytearray()
+    count = start = 0
+    latest = -(1 << 63)
     for end, record in _walk(head, payload):
         if keep(record):
-            kept.append(payload[start:end])
-            times.append(record.time)
+            kept += payload[start:end]
+            count += 1
+            latest = max(latest, record.time)
         start = end
-    if not kept or len(kept) == head.count:
-        return bytes(batch) if kept else None
-    changed = head._replace(attributes=head.attributes & ~_COMPRESSION, count=len(kept))
+    if not count or count == head.count:
+        return bytes(batch) if count else None
+    changed = head._replace(count=count)
     if not head.attributes & _APPEND_TIME:
-        changed = changed._replace(max_time=max(times))
+        changed = changed._replace(max_time=latest)
     try:
-        return _sealed(changed, b"".join(kept))
+        return _sealed(changed, compression.compress(head.compression, bytes(kept)))
     except struct.error:
         raise damaged("a record's time has more than 64 bits") from None

@@ -12,7 +12,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.topics.compression import decompress
+from aggregator.topics.compression import compress, decompress
 from aggregator.topics.errors import Code, TopicsError
 from tests.aggregator.topics.batches import gzip, xerial
 
@@ -61,6 +61,28 @@ def test_round_trip(writer: str, data: bytes) -> None:
     """What each library packs comes out, of one block or several."""
     kind, pack = WRITERS[writer]
     assert unpacked(kind, pack(data)) == data
+
+
+READERS = {0: bytes, 1: codec.gzip_decode, 2: codec.snappy_decode, 3: codec.lz4_decode, 4: codec.zstd_decode}
+
+
+@pytest.mark.parametrize("kind", READERS)
+@given(data=st.binary(max_size=200) | st.integers(1, 300_000).map(lambda size: (b"abcd" * size)[:size]))
+def test_what_is_packed(kind: int, data: bytes) -> None:
+    """We read it, and others do."""
+    packed = compress(kind, data)
+    assert unpacked(kind, packed) == READERS[kind](packed) == data
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 4])
+def test_what_is_packed_is_smaller(kind: int) -> None:
+    """It is compressed."""
+    assert len(compress(kind, bytes(10_000))) < 1000
+
+
+def test_blocks_of_lz4_stand_alone() -> None:
+    """The flag that Java's reader looks for (KIP-57)."""
+    assert compress(3, b"abc")[4] & 0x20
 
 
 @writers

@@ -308,16 +308,18 @@ def test_the_bound_of_a_reader() -> None:
 
 @foreign
 def test_rewritten(batch: bytes) -> None:
-    """What is kept keeps its offset, time, headers; so do the batch's ends and its producer. Others read it."""
+    """What is kept keeps offset, time and headers; so do the batch its ends, producer and compression. Others read it."""
     batch = placed(changed(batch, ">qhi", 43, 9, 1, 4), 100, 3)
     left = rewritten(batch, lambda one: one.offset in (102, 103))
     assert left is not None
     expected = [(102, ROWS[2]), (103, ROWS[3])]
-    assert read(left) == batches.read_by_aiokafka(left) == batches.read_by_kafka_python(left) == expected
     before, after = header(batch), header(left)
-    kept = {"base_offset", "leader_epoch", "last_delta", "base_time", "producer_id", "producer_epoch", "base_sequence"}
+    readers = READERS if after.compression < 2 else READERS[:1]  # kafka-python has no other here
+    assert all(reader(left) == expected for reader in (read, *readers))
+    kept = {"base_offset", "leader_epoch", "last_delta", "base_time", "producer_id", "producer_epoch", "base_sequence",
+            "attributes"}  # fmt: skip
     assert all(getattr(before, name) == getattr(after, name) for name in kept)
-    assert (after.count, after.max_time, after.compression, after.size) == (2, T - 5, 0, len(left))
+    assert (after.count, after.max_time, after.size) == (2, T - 5, len(left))
 
 
 def test_rewritten_with_a_time_of_appending() -> None:
