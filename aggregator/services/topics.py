@@ -36,6 +36,7 @@ from aggregator.topics.configuration import TopicsConfig
 from aggregator.topics.errors import TopicsError
 from aggregator.topics.groups.coordinator import Coordinator
 from aggregator.topics.log.log import Log
+from aggregator.topics.memory import keep_threshold
 from aggregator.topics.server import Shared, TopicsPeer
 from aggregator.topics.web.pages import PATH, Face
 
@@ -64,6 +65,7 @@ class TopicsService(Service):
         """Set while `broker` may be used."""
 
     async def open(self) -> None:
+        keep_threshold()
         config = self.config
         known = users.read(config.users) if config.users else None
         rights = acl.Rights(config.acl, known.names if known else ())

@@ -32,6 +32,8 @@ from aggregator.topics.wire.tables.records import FETCH, PRODUCE
 
 IN_FLIGHT = 5
 """Produce requests of one connection that may wait for their commit; the default of Kafka's clients."""
+IN_FLIGHT_BYTES = 2 << 20
+"""Their size, unless it is one alone: more of them make no commit larger."""
 SCRATCH = 1 << 18
 """Bytes that one read takes."""
 BEFORE = 64 << 10
@@ -195,7 +197,8 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
         if self.stuffed or self.out:
             return False
         both = bytes(frame[:2]) == PRODUCE_KEY and all(one.request.api is PRODUCE for one in self.flights)
-        return not self.flights or (both and len(self.flights) < IN_FLIGHT)
+        size = len(frame) + sum(one.size for one in self.flights)
+        return not self.flights or (both and len(self.flights) < IN_FLIGHT and size <= IN_FLIGHT_BYTES)
 
     def _start(self, frame: memoryview) -> None:
         self.counts.requests += 1

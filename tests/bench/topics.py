@@ -20,7 +20,7 @@ from tests.bench.chain import WAIT_SECONDS, headrace
 from tests.bench.figure import Figure, Say, Target, middle
 from tests.bench.machine import memory_mb
 from tests.needs import missing
-from tests.peers.harness import Program, Server, free_port, wait_until
+from tests.peers.harness import Program, Server, answers, free_port, wait_until
 from tests.peers.kafka import Kafka
 
 RECORDS = 1_000_000
@@ -106,9 +106,11 @@ def _client(bootstrap: str, **more: object) -> dict[str, object]:
 
 
 def _first(bootstrap: str) -> None:
-    """Return when a record has been acknowledged; the client connects again and again."""
-    producer = Producer(_client(bootstrap, acks="all", **{"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 20,
-                                                          "topic.metadata.refresh.fast.interval.ms": 20}))  # fmt: skip
+    """Return when a record has been acknowledged. The client begins when somebody listens: it would wait between its
+    own tries."""
+    host, port = bootstrap.split(":")
+    wait_until(lambda: answers(int(port), host), WAIT_SECONDS, "somebody listens")
+    producer = Producer(_client(bootstrap, acks="all", **{"topic.metadata.refresh.fast.interval.ms": 20}))
     producer.produce("first", VALUE)
     left = producer.flush(WAIT_SECONDS)
     assert not left, "nothing was acknowledged"

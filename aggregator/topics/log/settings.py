@@ -27,7 +27,7 @@ class Options(NamedTuple):
     """Default of max.message.bytes."""
     max_bytes: int = 0
     """Of the file; appends are refused beyond it. 0: as the disk has room."""
-    cache_bytes: int = 8 << 20
+    cache_bytes: int = 4 << 20
     """Newest batches held in memory, of all partitions together."""
     check_seconds: float = 30.0
     """Retention is looked at so often."""
