@@ -7,6 +7,7 @@ imported where it is needed: `--help` and `version` load neither asyncio nor a c
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -35,6 +36,9 @@ def run(program: Program, arguments: Sequence[str]) -> int:
         from agent.audit import command
 
         return command.main(program, arguments[1:])
+    if arguments and arguments[0] in program.commands:
+        code: int = importlib.import_module(program.commands[arguments[0]]).main(program, arguments[1:])
+        return code
     options = parse(program, arguments)
     given = options.given
     logs.set_up(given.log_level, given.log_format)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -37,6 +37,8 @@ class Program:
     next_step: str
     hints: tuple[str, ...] = ()
     """Command lines that read what the built-in configuration makes."""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    """Words for a first argument that are commands of this program alone: the module whose `main` they call."""
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -105,7 +107,7 @@ def _parser(program: Program) -> argparse.ArgumentParser:
         description=f"Headrace, {program.title}.",
         epilog=EPILOG.format(program.command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [agent | audit | version | help] [options]",
+        usage=f"%(prog)s [{' | '.join(['agent', 'audit', *program.commands, 'version', 'help'])}] [options]",
         allow_abbrev=False,
     )
     parser.set_defaults(warnings=[])

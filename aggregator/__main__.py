@@ -15,6 +15,7 @@ AGGREGATOR = Program(
         'python -c "from kafka import KafkaConsumer as K; [print(r.key.decode(), r.value.decode()) for r in '
         "K('readings', bootstrap_servers='127.0.0.1:9092', auto_offset_reset='earliest')]\"  # pip: kafka-python",
     ),
+    commands={"topics": "aggregator.topics.commands.command"},
     next_step="take collectors from other machines, another folder, more outputs",
 )
 

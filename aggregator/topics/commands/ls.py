@@ -1,0 +1,65 @@
+"""`topics ls`: what is there, how much, and from when to when.
+
+Records are counted by offsets: the ends of transactions, and what was aborted or compacted away, count too.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from agent.options import OK
+from aggregator.topics.commands.cluster import Cluster
+from aggregator.topics.commands.reading import between, newest, place_of
+from aggregator.topics.commands.shown import table, time_of
+from aggregator.topics.commands.sizes import sizes
+
+HEAD = ("TOPIC", "PARTITIONS", "RECORDS", "BYTES", "FIRST", "LAST")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print a line a topic."""
+    cluster = Cluster.named(given.server, given.config)
+    topics = cluster.topics()
+    places = [(topic, index) for topic, count in topics.items() for index in range(count)]
+    starts, ends = cluster.starts(places), cluster.ends(places)
+    first, last = _times(cluster, starts, ends)
+    bytes_of = sizes(cluster)
+    rows: list[tuple[str, ...]] = [HEAD]
+    for topic, count in topics.items():
+        records = sum(ends[place] - starts[place] for place in places if place[0] == topic)
+        size = "-" if bytes_of is None else f"{bytes_of[topic]:,}"
+        times = time_of(first.get(topic, -1)), time_of(last.get(topic, -1))
+        rows.append((topic, str(count), f"{records:,}", size, *times))
+    for line in table(rows, right=(1, 2, 3)):
+        print(line)
+    return OK
+
+
+Offsets = dict[tuple[str, int], int]
+Times = dict[str, int]
+
+
+def _times(cluster: Cluster, starts: Offsets, ends: Offsets) -> tuple[Times, Times]:
+    """Of the first and the last record of each topic, ms: the earliest and the latest of its partitions."""
+    first, last = Times(), Times()
+    for messages in newest(cluster, starts, ends, 1).values():
+        for message in messages:
+            topic, time = str(message.topic()), message.timestamp()[1]
+            last[topic] = max(time, last.get(topic, -1))
+    for topic, time in _oldest(cluster, starts, ends):
+        first[topic] = min(time, first.get(topic, time))
+    return first, last
+
+
+def _oldest(cluster: Cluster, starts: Offsets, ends: Offsets) -> list[tuple[str, int]]:
+    """Topic and time of the first record of each partition."""
+    consumer, found = cluster.reader(), {}
+    left = {place: begin for place, begin in starts.items() if begin < ends[place]}
+    try:
+        for place in left:
+            for message in between(cluster, consumer, {place: left[place]}, ends):
+                found[place_of(message)] = message.timestamp()[1]
+                break
+    finally:
+        consumer.close()
+    return [(topic, time) for (topic, _), time in found.items()]

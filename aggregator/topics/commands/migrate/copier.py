@@ -1,0 +1,242 @@
+"""Records from one cluster to the other, a transaction at a time.
+
+A transaction holds what came within a second, at most `RECORDS` or `BYTES`. When the target has acknowledged them all,
+their offsets at both sides go into the journal, and then it commits. Whatever fails ends the copy: the next one fences
+this producer off, undoes what it left open, and reads from the journal how far it came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from agent.errors import DeliveryError
+from aggregator.topics.commands.cluster import Cluster, Place
+from aggregator.topics.commands.migrate.journal import Journal, begins, copied
+from aggregator.topics.commands.migrate.runs import Runs, runs_of
+from aggregator.topics.commands.reading import MANY, WAIT, headers_of, is_end, offset_of, place_of
+
+RECORDS, BYTES, LINGER = 50_000, 16 << 20, 1.0
+"""Of a transaction."""
+PATIENCE = 300.0
+"""Seconds in which either side may be away. The target undoes a transaction that is open for longer."""
+MOST_BYTES = 64 << 20
+"""Of a record; what the topic's max.message.bytes is, the target judges."""
+FULL_WAIT = 0.1
+REMEDY = {
+    KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic there, or compression.type in --to-config",
+    KafkaError.INVALID_RECORD: "a record without a key doesn't go into a compacted topic",
+    KafkaError._FENCED: "another migrate of the same source has taken over",
+    KafkaError.PRODUCER_FENCED: "another migrate of the same source has taken over",
+}
+Ends = Mapping[Place, int]
+
+
+class Copier:
+    """`open`, `begin`, `copy` ..., `close`. Its methods raise DeliveryError."""
+
+    def __init__(
+        self, source: Cluster, target: Cluster, journal: Journal, progress: Callable[[int, int], None]
+    ) -> None:
+        self.source, self.target, self.journal, self.progress = source, target, journal, progress
+        self.runs: dict[Place, Runs] = {}
+        """What was copied."""
+        self.reached: dict[Place, int] = {}
+        """Source offsets before which nothing is left to copy."""
+        self._consumer: Consumer | None = None
+        self._producer: Producer = target.producer(
+            transactional_id=journal.topic, transaction_timeout_ms=int(PATIENCE * 1000), message_max_bytes=MOST_BYTES,
+            compression_type="lz4",
+        )  # fmt: skip
+        self._targets: defaultdict[Place, list[int]] = defaultdict(list)
+        """Of the open transaction: offsets as they are acknowledged, which is in order."""
+        self._failed: KafkaError | None = None
+        self._open = False
+
+    def open(self) -> None:
+        """Become the only one who copies from this source; what an earlier one left open is undone."""
+        self._calmly(lambda: self._producer.init_transactions(PATIENCE))
+
+    def begin(self, fresh: Iterable[str], runs: Mapping[Place, Runs], starts: Ends) -> None:
+        """Go on from these runs, in topics that are `fresh` from the first record on."""
+        values = [begins(topic) for topic in fresh]
+        if values:
+            self._begin()
+            self.journal.write(self._producer, values, self._told)
+            self._commit()
+        self.runs = dict(runs)
+        self.reached = {place: max(starts[place], its.reached) for place, its in runs.items()}
+        self._consumer = self.source.reader()
+        self._consumer.assign([TopicPartition(*place, offset) for place, offset in self.reached.items()])
+
+    def copy(self, ends: Ends) -> None:
+        """Until nothing before these offsets is left."""
+        late = time.monotonic() + PATIENCE
+        while self.left(ends):
+            if self._transact(ends):
+                late = time.monotonic() + PATIENCE
+            elif time.monotonic() > late:
+                raise DeliveryError(f"{self.source.servers}: no record in {PATIENCE:g} s, {self.left(ends)} are left")
+
+    def left(self, ends: Ends) -> int:
+        """Offsets that are to be copied."""
+        return sum(max(0, end - self.reached[place]) for place, end in ends.items())
+
+    def close(self) -> None:
+        """What isn't committed is undone."""
+        if self._consumer:
+            self._consumer.close()
+        if self._open:
+            try:
+                self._producer.purge()
+                self._producer.abort_transaction(10)
+            except (KafkaException, SystemError):
+                pass  # the next one does it
+
+    # -- a transaction
+
+    def _transact(self, ends: Ends) -> bool:
+        """Whether anything came. What is committed is then in `runs` and `reached`."""
+        assert self._consumer
+        sources: defaultdict[Place, list[int]] = defaultdict(list)
+        reached, count, size = dict(self.reached), 0, 0
+        self._targets.clear()
+        until = time.monotonic() + LINGER
+        while count < RECORDS and size < BYTES and time.monotonic() < until:
+            for message in self._consumer.consume(MANY, WAIT):
+                place, offset = place_of(message), offset_of(message)
+                with self.source.asked():
+                    if is_end(message):
+                        reached[place] = max(reached[place], offset)
+                        continue
+                self._send(message)
+                sources[place].append(offset)
+                reached[place] = offset + 1
+                count, size = count + 1, size + len(message)
+            self._serve()
+            if all(reached[place] >= end for place, end in ends.items()):
+                break
+        if count:
+            self._finish(sources)
+        came = reached != self.reached
+        self.reached = reached
+        self.progress(count, self.left(ends))
+        return came
+
+    def _finish(self, sources: Mapping[Place, list[int]]) -> None:
+        self._flush()
+        added = {place: self._paired(place, offsets) for place, offsets in sources.items()}
+        for place, runs in added.items():
+            self.journal.write(self._producer, copied(place, runs), self._told)
+        self._commit()
+        for place, runs in added.items():
+            for run in runs:
+                self.runs[place].add(*run)
+
+    def _paired(self, place: Place, sources: list[int]) -> Runs:
+        """DeliveryError if an acknowledgement didn't say where the record is (it was sent twice, and the target had
+        forgotten the first one's place)."""
+        try:
+            runs = runs_of(sources, self._targets[place])
+            if min(self._targets[place]) >= 0:
+                return runs
+        except ValueError:
+            pass
+        raise DeliveryError(f"{self.target.servers}: offsets in {place[0]}-{place[1]} are not known; run it again")
+
+    def _send(self, message: Message) -> None:
+        if not self._open:
+            self._begin()
+        topic, partition = place_of(message)
+        about: dict[str, Any] = {
+            "value": message.value(), "key": message.key(), "partition": partition, "headers": _headers(message),
+            "timestamp": time_of(message), "on_delivery": self._delivered,
+        }  # fmt: skip
+        while True:
+            try:
+                with self.target.asked():
+                    return self._producer.produce(topic, **about)
+            except BufferError:
+                self._serve(FULL_WAIT)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error:
+            self._told(error, message)
+        else:
+            self._targets[place_of(message)].append(offset_of(message))
+
+    def _told(self, error: KafkaError | None, message: Message) -> None:
+        if error and (self._failed is None or error.code() in REMEDY):
+            self._failed = error
+
+    # -- the library
+
+    def _begin(self) -> None:
+        with self.target.asked():
+            self._producer.begin_transaction()
+        self._open = True
+
+    def _commit(self) -> None:
+        self._flush()
+        self._calmly(lambda: self._producer.commit_transaction(PATIENCE))
+        self._open = False
+
+    def _serve(self, seconds: float = 0) -> None:
+        """Take acknowledgements."""
+        try:
+            self._producer.poll(seconds)
+        except (KafkaException, SystemError) as error:
+            raise self._words(error) from error
+        self._check()
+
+    def _flush(self) -> None:
+        try:
+            left = self._producer.flush(PATIENCE)
+        except (KafkaException, SystemError) as error:
+            raise self._words(error) from error
+        self._check()
+        if left:
+            raise DeliveryError(f"{self.target.servers}: no answer for {left} records in {PATIENCE:g} s")
+
+    def _check(self) -> None:
+        if self._failed:
+            raise self._words(KafkaException(self._failed))
+
+    def _calmly(self, ask: Callable[[], Any]) -> None:
+        """Again, as long as the answer may be another one."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                ask()
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > end:
+                    raise self._words(error) from error
+                time.sleep(FULL_WAIT)
+
+    def _words(self, error: BaseException) -> DeliveryError:
+        """An error that is fatal comes as the cause of a SystemError, out of whatever call was next."""
+        found = error if isinstance(error, KafkaException) else error.__cause__
+        if not isinstance(found, KafkaException):
+            raise error
+        first: KafkaError = found.args[0]
+        remedy = REMEDY.get(first.code(), "run it again: it goes on where it stopped")
+        return DeliveryError(f"{self.target.servers}: {first.str()}: {remedy}")
+
+
+def time_of(message: Message) -> int:
+    """Milliseconds, -1 for none. 0 means `now` to librdkafka: the first millisecond of 1970 becomes the second."""
+    return int(message.timestamp()[1]) or 1
+
+
+def _headers(message: Message) -> list[tuple[str, bytes | None]]:
+    try:
+        return headers_of(message)
+    except UnicodeDecodeError:
+        topic, partition = place_of(message)
+        where = f"offset {offset_of(message)} of {topic}-{partition}"
+        raise DeliveryError(f"{where} has a header whose name is no UTF-8, which can't be copied") from None

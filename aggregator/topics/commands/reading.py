@@ -1,0 +1,98 @@
+"""Records of partitions, up to an end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from agent.errors import DeliveryError
+from aggregator.topics.commands.cluster import Cluster, Place
+
+PATIENCE = 60.0
+"""Seconds without a record or an end."""
+MANY = 1000
+"""Records taken at once. The library waits until it has them all, so the wait is short."""
+WAIT = 0.05
+FURTHER = 4
+"""How many times as far back each next look for the last records goes."""
+
+
+def place_of(message: Message) -> Place:
+    """Topic and partition of a record."""
+    return str(message.topic()), int(message.partition() or 0)
+
+
+def offset_of(message: Message) -> int:
+    """Of a record, or of the end of a partition."""
+    return int(message.offset() or 0)
+
+
+def raw(data: str | bytes | None) -> bytes | None:
+    """A key, a value, or what a header holds, as bytes."""
+    return data.encode() if isinstance(data, str) else data
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
+    """In their order; a name may be there twice. UnicodeDecodeError."""
+    found = message.headers() or ()
+    return [(name, raw(value)) for name, value in (found.items() if isinstance(found, dict) else found)]
+
+
+def is_end(message: Message) -> bool:
+    """Whether this is no record but the word that there are no more. KafkaException for other words."""
+    error = message.error()
+    if error is None:
+        return False
+    if error.code() != KafkaError._PARTITION_EOF:
+        raise KafkaException(error)
+    return True
+
+
+def between(
+    cluster: Cluster, consumer: Consumer, begins: Mapping[Place, int], ends: Mapping[Place, int]
+) -> Iterator[Message]:
+    """Records of partitions from where they begin to an end (an offset that is not theirs any more), in order within
+    each. `consumer`: of `Cluster.reader`. DeliveryError."""
+    left = {place for place, begin in begins.items() if begin < ends[place]}
+    with cluster.asked():
+        consumer.assign([TopicPartition(*place, begins[place]) for place in left])
+    late = time.monotonic() + PATIENCE
+    while left:
+        for message in consumer.consume(MANY, WAIT):
+            late = time.monotonic() + PATIENCE
+            with cluster.asked():
+                ended = is_end(message)
+            place, offset = place_of(message), offset_of(message)
+            if place not in left:
+                continue
+            if not ended and offset < ends[place]:
+                yield message
+            if ended or offset >= ends[place] - 1:
+                left.discard(place)
+        if time.monotonic() > late:
+            raise DeliveryError(f"{cluster.servers}: no record and no end of a partition in {PATIENCE:g} s")
+
+
+def newest(
+    cluster: Cluster, starts: Mapping[Place, int], ends: Mapping[Place, int], count: int
+) -> dict[Place, list[Message]]:
+    """The last `count` records of each partition. Offsets without one (ends of transactions, what was aborted or
+    compacted) make it look further back."""
+    found: dict[Place, list[Message]] = {}
+    consumer = cluster.reader()
+    left, back = set(starts), count
+    try:
+        while left:
+            begins = {place: max(starts[place], ends[place] - back) for place in left}
+            last = {place: deque[Message](maxlen=count) for place in left}
+            for message in between(cluster, consumer, begins, ends):
+                last[place_of(message)].append(message)
+            found |= {place: list(messages) for place, messages in last.items()}
+            left = {place for place in left if len(found[place]) < count and begins[place] > starts[place]}
+            back *= FURTHER
+    finally:
+        consumer.close()
+    return found
