@@ -8,7 +8,7 @@ All appends of a request go to the log in its first step, so that a client's req
 
 from __future__ import annotations
 
-from itertools import chain, repeat
+from itertools import repeat
 
 from aggregator.topics import record_batch
 from aggregator.topics.broker import Handler, Session
@@ -52,19 +52,11 @@ def _append(topic: str, asked: Body, body: Body, session: Session) -> Append | T
         if body["transactional_id"] is not None:
             session.require("transaction", body["transactional_id"])
         session.partition(topic, asked["index"], "write")
-        settings = session.broker.log.settings(session.broker.topic(topic))
-        batches = record_batch.split(memoryview(asked["records"] or b""), int(settings["max.message.bytes"]))
-        if "compact" in settings["cleanup.policy"]:
-            _check_keys(batches)
+        most = session.broker.log.settings(session.broker.topic(topic))["max.message.bytes"]
+        batches = record_batch.split(memoryview(asked["records"] or b""), int(most))
         return Append(topic, asked["index"], batches, body["transactional_id"])
     except TopicsError as error:
         return error
-
-
-def _check_keys(batches: list[memoryview]) -> None:
-    """A compacted topic keeps the last record of each key: one without a key has no place in it."""
-    if any(record.key is None for record in chain.from_iterable(map(record_batch.records, batches))):
-        raise TopicsError(Code.INVALID_RECORD, "a record for a compacted topic needs a key")
 
 
 async def _appended(asked: list[Append | TopicsError], session: Session) -> list[Outcome]:

@@ -134,7 +134,7 @@ class Catalog:
 
     def buried(self, work: Work, id_: int) -> None:
         """The last batch of a deleted topic's partition has gone."""
-        for table, column in (("snapshot", "id"), ("aborted", "part"), ("part", "id")):
+        for table, column in (("snapshot", "id"), ("aborted", "part"), ("cleaned", "part"), ("part", "id")):
             self.conn.execute(f"DELETE FROM {table} WHERE {column}=?", (id_,))
         work.drop(self.doomed, id_)
 

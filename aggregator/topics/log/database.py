@@ -21,6 +21,7 @@ from agent.store.streams import Runs, Transit
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log.batches import Append, Batches
 from aggregator.topics.log.catalog import Catalog
+from aggregator.topics.log.cleaned import Cleaned
 from aggregator.topics.log.committed import Committed
 from aggregator.topics.log.janitor import Janitor
 from aggregator.topics.log.schema import LOG
@@ -46,6 +47,7 @@ class Database(Connection):
             self.transactions = TransactionTable(self.conn, self.catalog, self.batches, self.committed)
             self.received = Received(self.conn)
             self.janitor = Janitor(self.conn, self.catalog, self.batches)
+            self.cleaned = Cleaned(self.conn, self.catalog, self.batches)
             self.cluster_id = self._cluster_id()
             self._next_id = self._ids_end = self._number("producers")
 

@@ -5,7 +5,7 @@ nobody. Retention drops whole batches, from the oldest on, and stops before what
 counts from its greatest record time, but never from later than its arrival: a clock that runs ahead keeps nothing for
 ever.
 
-Topics whose cleanup.policy is `compact` alone keep their batches; those are for compaction to rewrite.
+Topics whose cleanup.policy is `compact` alone keep their batches; those are for compaction to rewrite (compaction.py).
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log import settings
 from aggregator.topics.log.batches import Append
 from aggregator.topics.log.commit import Call, Job, Outcome
+from aggregator.topics.log.compaction import Compaction
 from aggregator.topics.log.database import Database
+from aggregator.topics.log.keyed import Keyed
 from aggregator.topics.log.reader import Reader, Turns
 from aggregator.topics.log.schema import Offset
 from aggregator.topics.log.settings import Options
@@ -43,6 +45,7 @@ class Log:
         self.failed: ChannelError | None = None
         self._defaults = settings.defaults(self.options)
         self._waiting: set[asyncio.Future[Any]] = set()
+        self._keyed = Keyed()
 
     # ---- life
 
@@ -63,10 +66,14 @@ class Log:
             raise
         self.cluster_id = self._writer.db.cluster_id
         self._writer.start()
+        self.compaction = Compaction(self, self._reader)
+        self._compacting = asyncio.create_task(self.compaction.run(), name=f"compaction {self.folder.name}")
 
     async def close(self) -> None:
         """Do what was asked for, take nothing more, and let go of the folder."""
         self.failed = self.failed or ChannelError(f"the topics' log {self.folder} is closed")
+        self._compacting.cancel()
+        await asyncio.wait([self._compacting])
         await self._reader.close()
         await asyncio.to_thread(self._writer.join)
         await asyncio.sleep(0)  # what the thread told last
@@ -99,13 +106,17 @@ class Log:
         """Have `call(db, work)` done in the writer's next transaction, and its result; an exception of it takes back
         what it did and nothing else. `size`: bytes that it appends, refused when the disk is full. `whole`: it has
         changed nothing whenever it raises a TopicsError."""
+        return await self._hand(call, size, whole)
+
+    def _hand(self, call: Call, size: int = 0, whole: bool = False) -> asyncio.Future[Any]:
+        """As `run`: what is handed in first is done first."""
         if self.failed:
             raise self.failed
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
         self._writer.jobs.put(Job(call, future, size, whole))
-        return await future
+        return future
 
     # ---- topics
 
@@ -155,13 +166,46 @@ class Log:
         all have been received before, nothing is stored and the list is empty. TopicsError if one is refused, or if
         some have been received since.
         """
-        size = sum(len(batch) for one in appends for batch in one.batches) or 1
         if received is not None:
-            return list(await self.run(lambda db, work: db.append_received(work, appends, received), size=size))
-        try:
-            return list(await self.run(lambda db, work: db.append(work, appends), size=size, whole=True))
-        except TopicsError as error:  # there is no room
-            return [error for _ in appends]
+            return await self._append_received(appends, received)
+        compacted = [self._is_compacted(one.topic) for one in appends]
+        if not any(compacted):
+            return await _stored(self._store(appends), len(appends))
+        plain = [one for one, its in zip(appends, compacted, strict=True) if not its]
+        stored = self._store(plain)
+        others = await self._append_keyed([one for one, its in zip(appends, compacted, strict=True) if its])
+        left = iter(await _stored(stored, len(plain)))
+        return [others.pop(0) if its else next(left) for its in compacted]
+
+    def _is_compacted(self, topic: str) -> bool:
+        found = self.topics.get(topic)
+        return found is not None and "compact" in found.config.get("cleanup.policy", self._defaults["cleanup.policy"])
+
+    async def _append_keyed(self, appends: Sequence[Append]) -> list[Appended | TopicsError]:
+        """To compacted topics."""
+        async with self._keyed.turn:
+            faults = await self._keyed.look(appends)
+            good = [one for one, fault in zip(appends, faults, strict=True) if fault is None]
+            stored = self._store(good)
+        left = iter(await _stored(stored, len(good)))
+        return [fault or next(left) for fault in faults]
+
+    async def _append_received(self, appends: Sequence[Append], received: Transit) -> list[Appended | TopicsError]:
+        def hand() -> asyncio.Future[Any]:
+            return self._hand(lambda db, work: db.append_received(work, appends, received), _size(appends))
+
+        keyed = [one for one in appends if self._is_compacted(one.topic)]
+        if not keyed:
+            return list(await hand())
+        async with self._keyed.turn:
+            for fault in await self._keyed.look(keyed):
+                if fault:
+                    raise fault
+            stored = hand()
+        return list(await stored)
+
+    def _store(self, appends: Sequence[Append]) -> asyncio.Future[Any]:
+        return self._hand(lambda db, work: db.append(work, appends), _size(appends), whole=True)
 
     async def fresh(self, transit: Transit) -> Runs:
         """The numbers of a stream that have not been received."""
@@ -232,3 +276,16 @@ class Log:
     async def producer_id(self) -> int:
         """One that no producer has had."""
         return int(await self.run(lambda db, work: db.producer_id(work), whole=True))
+
+
+def _size(appends: Sequence[Append]) -> int:
+    """Bytes; something, so that it is refused when there is no room."""
+    return sum(len(batch) for one in appends for batch in one.batches) or 1
+
+
+async def _stored(results: asyncio.Future[Any], count: int) -> list[Appended | TopicsError]:
+    """The results of so many appends."""
+    try:
+        return list(await results)
+    except TopicsError as error:  # there is no room
+        return [error] * count

@@ -70,12 +70,14 @@ class Reader:
         await asyncio.get_running_loop().run_in_executor(self._pool, self.conn.close)
         self._pool.shutdown()
 
-    async def _ask(self, call: Callable[[], Answer]) -> Answer:
+    async def ask(self, call: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Its result; the loop goes on with what asked in the order in which they asked. It should be short."""
+
         def turn() -> Answer:
             with self.turns:
                 self.conn.execute("BEGIN")  # all of it from one state of the file
                 try:
-                    return call()
+                    return call(self.conn)
                 finally:
                     self.conn.execute("COMMIT")
 
@@ -86,7 +88,7 @@ class Reader:
 
     async def read(self, part: int, offset: int, max_bytes: int, upto: int) -> list[bytes]:
         """Whole batches from the one that holds `offset` on, which end before `upto`; the first whatever its size."""
-        return await self._ask(lambda: self._read(part, offset, max_bytes, upto))
+        return await self.ask(lambda _: self._read(part, offset, max_bytes, upto))
 
     def _read(self, part: int, offset: int, max_bytes: int, upto: int) -> list[bytes]:
         low, high = key(part, offset), key(part, upto - 1)
@@ -104,7 +106,7 @@ class Reader:
 
     async def at_time(self, part: int, start: int, end: int, ms: int) -> tuple[int, int] | None:
         """Offset and time of the first record that is not before `ms`; None if all are."""
-        return await self._ask(lambda: self._at_time(part, start, end, ms))
+        return await self.ask(lambda _: self._at_time(part, start, end, ms))
 
     def _at_time(self, part: int, start: int, end: int, ms: int) -> tuple[int, int] | None:
         low, high = key(part, start), key(part, end)

@@ -28,6 +28,7 @@ CREATE TABLE batch(id INTEGER PRIMARY KEY, time INTEGER, kept INTEGER, total INT
 CREATE TABLE snapshot(id INTEGER PRIMARY KEY, upto INTEGER, producers BLOB);
 CREATE TABLE aborted(part INTEGER, last INTEGER, producer INTEGER, first INTEGER,
   PRIMARY KEY(part, last)) WITHOUT ROWID;
+CREATE TABLE cleaned(part INTEGER, time INTEGER, upto INTEGER, PRIMARY KEY(part, time)) WITHOUT ROWID;
 CREATE TABLE committed(team TEXT, topic TEXT, number INTEGER, place INTEGER, epoch INTEGER, metadata TEXT, time INTEGER,
   PRIMARY KEY(team, topic, number)) WITHOUT ROWID;
 CREATE TABLE transactional(id TEXT PRIMARY KEY, producer INTEGER, epoch INTEGER, before INTEGER, before_epoch INTEGER,

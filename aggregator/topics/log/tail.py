@@ -36,6 +36,21 @@ class Tail:
             self._from = 0
         return size
 
+    def forget(self, upto: int) -> int:
+        """Let all batches go that end before `upto`: how many, however large."""
+        at = bisect_left(self._lasts, upto, self._from)
+        count = at - self._from
+        if count:
+            self.first = self._lasts[at - 1] + 1
+            del self._lasts[:at], self._batches[:at]
+            self._from = 0
+        return count
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return sum(map(len, self._batches))
+
     def read(self, offset: int, max_bytes: int, upto: int) -> list[bytes]:
         """Batches from the one that holds `offset` on, which end before `upto`; the first one whatever its size."""
         out: list[bytes] = []
@@ -63,3 +78,18 @@ class Cache:
         self.size += len(batch)
         while self.size > self.limit:
             self.size -= self._order.popleft().pop()
+
+    def forget(self, tail: Tail, upto: int) -> None:
+        """Let batches of a tail go that end before `upto`."""
+        size = tail.size
+        gone = tail.forget(upto)
+        if not gone:
+            return
+        self.size -= size - tail.size
+        kept = deque[Tail]()
+        for one in self._order:  # what goes came before what stays of it
+            if one is tail and gone:
+                gone -= 1
+            else:
+                kept.append(one)
+        self._order = kept

@@ -139,6 +139,16 @@ class Views:
         if partition := self.parts.get(id_):
             partition.aborted.append((last, producer, first))
 
+    def compacted(self, id_: int, upto: int) -> None:
+        """What memory holds of a partition below `upto` may not be what the file holds."""
+        if partition := self.parts.get(id_):
+            self.cache.forget(partition.tail, upto)
+
+    def forgot_aborted(self, id_: int, markers: frozenset[int]) -> None:
+        """Of the transactions that ended at these offsets nothing is left."""
+        if partition := self.parts.get(id_):
+            partition.aborted = [one for one in partition.aborted if one[0] not in markers]
+
     def committed(self, group: str, offsets: Mapping[Place, Offset]) -> None:
         self.offsets.setdefault(group, {}).update(offsets)
 
