@@ -37,7 +37,7 @@ bench: $(STAMPS)/python peers
 	$(BIN)/python -m tests.bench
 
 soak: $(STAMPS)/python peers
-	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -v -s tests/faults/test_random_kills.py
+	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -v -s tests/faults/test_random_kills.py tests/faults/test_topics_road.py
 	HEADRACE_READINGS=200000 HEADRACE_KILLS=10 $(BIN)/pytest -v -s tests/faults/test_fan_out.py
 	HEADRACE_ROWS=1000000 $(BIN)/pytest -v -s tests/peers/test_sql.py
 
