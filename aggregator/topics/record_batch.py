@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import google_crc32c
 
-from aggregator.topics import compression
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.record import Headers, Record, damaged, encode, walk
 
@@ -41,6 +40,8 @@ __all__ = [
 HEADER = struct.Struct(">qiibIhiqqqhii")
 SIZE = HEADER.size
 MAGIC = 2
+ZSTD = 4
+"""The last of the kinds of compression."""
 _BEFORE_LENGTH = 12
 _CHECKED_FROM = 21
 _COMPRESSION, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
@@ -156,7 +157,7 @@ def _check_producible(head: Header) -> None:
         raise TopicsError(Code.INVALID_RECORD, "control batches are the broker's to write")
     if (head.producer_id >= 0 or head.is_transactional) and min(head.producer_id, head.base_sequence) < 0:
         raise TopicsError(Code.INVALID_RECORD, "a batch with a producer or a transaction needs a sequence number")
-    if head.compression >= len(compression.NAMES):
+    if head.compression > ZSTD:
         raise TopicsError(Code.UNSUPPORTED_COMPRESSION_TYPE, f"there is no compression {head.compression}")
 
 
@@ -226,11 +227,24 @@ def records(batch: bytes | memoryview, most: int = MOST) -> Iterator[Record]:
 def _opened(batch: bytes | memoryview, most: int) -> tuple[Header, bytes]:
     """The header, and the records decompressed."""
     head = _sound(batch)
-    return head, compression.decompress(head.compression, memoryview(batch)[SIZE : head.size], most)
+    payload = memoryview(batch)[SIZE : head.size]
+    if not head.compression and len(payload) <= most:
+        return head, bytes(payload)
+    from aggregator.topics import compression  # its library is 2 MB, and seldom needed
+
+    return head, compression.decompress(head.compression, payload, most)
 
 
 def _walk(head: Header, payload: bytes) -> Iterator[tuple[int, Record]]:
     return walk(payload, head.count, head.base_offset, head.last_delta, head.base_time)
+
+
+def _compressed(kind: int, payload: bytes) -> bytes:
+    if not kind:
+        return payload
+    from aggregator.topics import compression
+
+    return compression.compress(kind, payload)
 
 
 def rewritten(batch: bytes | memoryview, keep: Callable[[Record], bool], most: int = MOST) -> bytes | None:
@@ -255,6 +269,6 @@ def rewritten(batch: bytes | memoryview, keep: Callable[[Record], bool], most: i
     if not head.attributes & _APPEND_TIME:
         changed = changed._replace(max_time=latest)
     try:
-        return _sealed(changed, compression.compress(head.compression, bytes(kept)))
+        return _sealed(changed, _compressed(head.compression, bytes(kept)))
     except struct.error:
         raise damaged("a record's time has more than 64 bits") from None

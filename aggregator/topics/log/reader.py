@@ -63,7 +63,7 @@ class Reader:
             timeout=30,
         )
         self.conn.execute("PRAGMA query_only=ON")
-        self.conn.execute("PRAGMA cache_size=-2000")
+        self.conn.execute("PRAGMA cache_size=-500")
 
     async def close(self) -> None:
         """When the reads that were asked for are done."""
