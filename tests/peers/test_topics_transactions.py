@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -45,11 +45,11 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Topics]:
 # ---- readers, one of each client
 
 
-def by_confluent(server: Topics, topic: str, committed: bool) -> Seen:
+def by_confluent(server: Topics, topic: str, committed: bool, count: int = 0) -> Seen:
     return [one.value or b"" for one in server.consume(topic, committed=committed)]
 
 
-def by_aiokafka(server: Topics, topic: str, committed: bool) -> Seen:
+def by_aiokafka(server: Topics, topic: str, committed: bool, count: int = 0) -> Seen:
     async def read() -> Seen:
         level = "read_committed" if committed else "read_uncommitted"
         client = AIOKafkaConsumer(bootstrap_servers=server.bootstrap, isolation_level=level)
@@ -69,7 +69,7 @@ def by_aiokafka(server: Topics, topic: str, committed: bool) -> Seen:
     return asyncio.run(read())
 
 
-def by_kafka_python(server: Topics, topic: str, committed: bool) -> Seen:
+def by_kafka_python(server: Topics, topic: str, committed: bool, count: int = 0) -> Seen:
     level = "read_committed" if committed else "read_uncommitted"
     client = KafkaConsumer(bootstrap_servers=server.bootstrap, isolation_level=level)
     try:
@@ -85,24 +85,23 @@ def by_kafka_python(server: Topics, topic: str, committed: bool) -> Seen:
         client.close()
 
 
-def by_java(server: Topics, topic: str, committed: bool) -> Seen:
-    """Ends two seconds after the last record, which the tool calls an error."""
+def by_java(server: Topics, topic: str, committed: bool, count: int = 0) -> Seen:
+    """Its tool has to be told when to stop: `count`."""
     level = "read_committed" if committed else "read_uncommitted"
-    command = ("--topic", topic, "--from-beginning", "--isolation-level", level, "--timeout-ms", "2000")
-    printed = server.tool("consumer.ConsoleConsumer", *command)
-    return [line.encode() for line in printed.splitlines()]
+    return [line.encode() for line in server.console(topic, count, "--isolation-level", level)]
 
 
 READERS = [by_confluent, by_aiokafka, by_kafka_python, by_java]
 
 
-def check_read(server: Topics, topic: str, committed: Iterable[bytes], aborted: Iterable[bytes]) -> None:
+def check_read(server: Topics, topic: str, committed: Seen, aborted: Seen) -> None:
     """Whatever reads the topic sees the committed records, and the aborted ones only where it wants to."""
     for reader in READERS:
         if reader is by_java:
             need("java", "kafka")
-        assert sorted(reader(server, topic, True)) == sorted(committed), reader
-        assert sorted(reader(server, topic, False)) == sorted([*committed, *aborted]), reader
+        assert sorted(reader(server, topic, True, len(committed))) == sorted(committed), reader
+        everything = [*committed, *aborted]
+        assert sorted(reader(server, topic, False, len(everything))) == sorted(everything), reader
 
 
 def offset(server: Topics, group: str, topic: str, partition: int = 0) -> int:
@@ -172,14 +171,14 @@ def test_confluent_commits_offsets(topics: Topics) -> None:
     consumer = Consumer({"bootstrap.servers": topics.bootstrap, "group.id": "og", "auto.offset.reset": "earliest"})
     consumer.subscribe(["offsets"])
     producer = confluent(topics, "offsets")
-    for number, commit in enumerate([True, False], 1):
+    for commit in (True, False):
         read = consumer.consume(2, 20)
         assert len(read) == 2
         producer.begin_transaction()
         at = [TopicPartition("offsets", 0, read[-1].offset() + 1)]
         producer.send_offsets_to_transaction(at, consumer.consumer_group_metadata(), 20)
         (producer.commit_transaction if commit else producer.abort_transaction)(20)
-        assert number and offset(topics, "og", "offsets") == 2
+        assert offset(topics, "og", "offsets") == 2
     consumer.close()
 
 
@@ -251,7 +250,7 @@ def test_java_copies_exactly_once(topics: Topics) -> None:
     )  # fmt: skip
     wanted = [b"%d" % number for number in range(count)]
     assert sorted(by_confluent(topics, "java-out", True)) == sorted(wanted)
-    assert sorted(by_java(topics, "java-out", True)) == sorted(wanted)
+    assert sorted(by_java(topics, "java-out", True, count)) == sorted(wanted)
     assert len(by_confluent(topics, "java-out", False)) > count
     assert sum(offset(topics, "jg", "java-in", partition) for partition in range(PARTITIONS)) == count
     listed = topics.tool("TransactionsCommand", "list")

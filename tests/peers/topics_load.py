@@ -23,7 +23,7 @@ from tests.peers.topics import Topics
 def confluent(server: Topics, id_: str, **settings: Any) -> Producer:
     """A transactional producer that is ready.
 
-    While its only broker is down librdkafka forgets it (KIP-899, default since 2.11); offsets of a transaction that
+    While its only broker is down librdkafka forgets it (KIP-899, its default); offsets of a transaction that
     wait for that one's connection then wait until their time-out, which makes kills slow to follow each other.
     """
     producer = Producer(
