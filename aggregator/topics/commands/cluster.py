@@ -21,7 +21,7 @@ from agent.config import properties
 from agent.config.problems import Report
 from agent.errors import ConfigError, DeliveryError
 from aggregator.kafka.client import consumer_settings, producer_settings, translated_names
-from aggregator.kafka.member import CLIENT, INTERNAL, Quiet, said
+from aggregator.kafka.member import CLIENT, DOWN, INTERNAL, LATER, Quiet, said
 from aggregator.kafka.sender import PASSING
 from aggregator.topics.commands import SERVER
 
@@ -31,7 +31,7 @@ READER = "headrace-topics"
 """Group of consumers that are in none."""
 SECONDS = 20.0
 """The longest wait for an answer."""
-CALM = 0.1
+GLANCE, CALM = 1.0, 0.1
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +47,7 @@ class Cluster:
 
     def __init__(self, servers: str, given: Mapping[str, str] | None = None) -> None:
         self.servers, self.given = servers, dict(given or {})
-        self._trouble = ""
+        self._trouble, self._is_down = "", False
 
     @classmethod
     def named(cls, server: str | None, file: str | None) -> Cluster:
@@ -95,7 +95,9 @@ class Cluster:
 
     def _error(self, error: KafkaError) -> None:
         """What is wrong with the brokers, for the next failure to tell."""
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._is_down = True
+        else:
             self._trouble = error.str()
 
     @contextmanager
@@ -104,22 +106,33 @@ class Cluster:
         try:
             yield
         except KafkaException as error:
-            words = [self.servers, what, said(error), self._trouble if error.args[0].retriable() else ""]
-            raise DeliveryError(": ".join(filter(None, words))) from error
+            words = "it can't be reached" if error.args[0].code() in DOWN else said(error)
+            trouble = self._trouble if error.args[0].code() in LATER else ""
+            raise DeliveryError(": ".join(filter(None, (self.servers, what, words, trouble)))) from error
 
     # -- topics
 
     @property
     def id(self) -> str:
         """Of the cluster."""
-        with self.asked():
-            return str(self.admin.list_topics(timeout=SECONDS).cluster_id or "")
+        return str(self.metadata().cluster_id or "")
 
     def topics(self) -> dict[str, int]:
         """Partitions of each topic, by name; Kafka's own are left out."""
-        with self.asked():
-            found = self.admin.list_topics(timeout=SECONDS).topics
+        found = self.metadata().topics
         return {name: len(found[name].partitions) for name in sorted(found) if name not in INTERNAL}
+
+    def metadata(self) -> Any:
+        """confluent_kafka.admin.ClusterMetadata. The library goes on asking when nobody listens; this doesn't."""
+        end = time.monotonic() + SECONDS
+        with self.asked():
+            while True:
+                try:
+                    return self.admin.list_topics(timeout=GLANCE)
+                except KafkaException as error:
+                    self.admin.poll(0)
+                    if error.args[0].code() not in LATER or self._is_down or time.monotonic() > end:
+                        raise
 
     def places(self, topic: str) -> list[Place]:
         """Partitions of a topic. DeliveryError if there is no such topic."""
@@ -137,17 +150,21 @@ class Cluster:
         level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
         return self._offsets(places, OffsetSpec.latest(), level)  # type: ignore[no-untyped-call]
 
-    def at_time(self, places: Iterable[Place], ms: int) -> dict[Place, int]:
-        """Offsets of the first record that is as late, -1 where none is."""
-        return self._offsets(places, OffsetSpec.for_timestamp(ms), IsolationLevel.READ_COMMITTED)
+    def at_time(self, places: Iterable[Place], ms: int) -> dict[Place, tuple[int, int]]:
+        """Offset and time of the first record that is as late, -1 and -1 where none is."""
+        return self._asked(places, OffsetSpec.for_timestamp(ms), IsolationLevel.READ_COMMITTED)
 
     def _offsets(self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel) -> dict[Place, int]:
+        return {place: offset for place, (offset, _) in self._asked(places, spec, level).items()}
+
+    def _asked(self, places: Iterable[Place], spec: OffsetSpec, level: IsolationLevel) -> dict[Place, tuple[int, int]]:
         wanted = {TopicPartition(*place): spec for place in places}
         if not wanted:
             return {}
         with self.asked():
-            found = self.admin.list_offsets(wanted, isolation_level=level, request_timeout=SECONDS)
-            return {(one.topic, one.partition): int(future.result().offset) for one, future in found.items()}
+            answers = self.admin.list_offsets(wanted, isolation_level=level, request_timeout=SECONDS)
+            found = {(one.topic, one.partition): future.result() for one, future in answers.items()}
+        return {place: (int(one.offset), int(one.timestamp)) for place, one in found.items()}
 
     def config(self, topic: str) -> dict[str, Any]:
         """Settings of a topic by name, as confluent_kafka.admin.ConfigEntry."""

@@ -9,7 +9,7 @@ import argparse
 
 from agent.options import OK
 from aggregator.topics.commands.cluster import Cluster
-from aggregator.topics.commands.reading import between, newest, place_of
+from aggregator.topics.commands.reading import newest, place_of
 from aggregator.topics.commands.shown import table, time_of
 from aggregator.topics.commands.sizes import sizes
 
@@ -44,22 +44,9 @@ def _times(cluster: Cluster, starts: Offsets, ends: Offsets) -> tuple[Times, Tim
     first, last = Times(), Times()
     for messages in newest(cluster, starts, ends, 1).values():
         for message in messages:
-            topic, time = str(message.topic()), message.timestamp()[1]
+            topic, time = place_of(message)[0], message.timestamp()[1]
             last[topic] = max(time, last.get(topic, -1))
-    for topic, time in _oldest(cluster, starts, ends):
-        first[topic] = min(time, first.get(topic, time))
+    for (topic, _), (_, time) in cluster.at_time(starts, 0).items():
+        if time >= 0:
+            first[topic] = min(time, first.get(topic, time))
     return first, last
-
-
-def _oldest(cluster: Cluster, starts: Offsets, ends: Offsets) -> list[tuple[str, int]]:
-    """Topic and time of the first record of each partition."""
-    consumer, found = cluster.reader(), {}
-    left = {place: begin for place, begin in starts.items() if begin < ends[place]}
-    try:
-        for place in left:
-            for message in between(cluster, consumer, {place: left[place]}, ends):
-                found[place_of(message)] = message.timestamp()[1]
-                break
-    finally:
-        consumer.close()
-    return [(topic, time) for (topic, _), time in found.items()]

@@ -20,25 +20,30 @@ FURTHER = 4
 """How many times as far back each next look for the last records goes."""
 
 
+# The library's types say what a message may be anywhere. One that a consumer gives has a place, and bytes.
+
+
 def place_of(message: Message) -> Place:
     """Topic and partition of a record."""
-    return str(message.topic()), int(message.partition() or 0)
+    return message.topic(), message.partition()  # type: ignore[return-value]
 
 
 def offset_of(message: Message) -> int:
     """Of a record, or of the end of a partition."""
-    return int(message.offset() or 0)
+    return message.offset()  # type: ignore[return-value]
 
 
-def raw(data: str | bytes | None) -> bytes | None:
-    """A key, a value, or what a header holds, as bytes."""
-    return data.encode() if isinstance(data, str) else data
+def key_of(message: Message) -> bytes | None:
+    return message.key()
+
+
+def value_of(message: Message) -> bytes | None:
+    return message.value()
 
 
 def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
-    """In their order; a name may be there twice. UnicodeDecodeError."""
-    found = message.headers() or ()
-    return [(name, raw(value)) for name, value in (found.items() if isinstance(found, dict) else found)]
+    """In their order; a name may be there twice. UnicodeDecodeError: a name isn't UTF-8."""
+    return message.headers() or []  # type: ignore[return-value]
 
 
 def is_end(message: Message) -> bool:
@@ -56,24 +61,22 @@ def between(
 ) -> Iterator[Message]:
     """Records of partitions from where they begin to an end (an offset that is not theirs any more), in order within
     each. `consumer`: of `Cluster.reader`. DeliveryError."""
-    left = {place for place, begin in begins.items() if begin < ends[place]}
+    left = {place: ends[place] - 1 for place, begin in begins.items() if begin < ends[place]}
     with cluster.asked():
         consumer.assign([TopicPartition(*place, begins[place]) for place in left])
-    late = time.monotonic() + PATIENCE
-    while left:
-        for message in consumer.consume(MANY, WAIT):
-            late = time.monotonic() + PATIENCE
-            with cluster.asked():
-                ended = is_end(message)
-            place, offset = place_of(message), offset_of(message)
-            if place not in left:
-                continue
-            if not ended and offset < ends[place]:
-                yield message
-            if ended or offset >= ends[place] - 1:
-                left.discard(place)
-        if time.monotonic() > late:
-            raise DeliveryError(f"{cluster.servers}: no record and no end of a partition in {PATIENCE:g} s")
+        late = time.monotonic() + PATIENCE
+        while left:
+            for message in consumer.consume(MANY, WAIT):
+                place, ended = place_of(message), is_end(message)
+                last, offset = left.get(place, -1), offset_of(message)
+                if offset <= last and not ended:
+                    yield message
+                if ended or offset >= last:
+                    left.pop(place, None)
+                late = 0.0
+            late = late or time.monotonic() + PATIENCE
+            if time.monotonic() > late:
+                raise DeliveryError(f"{cluster.servers}: no record and no end of a partition in {PATIENCE:g} s")
 
 
 def newest(

@@ -68,7 +68,7 @@ def _places(cluster: Cluster, places: Sequence[Place], to: str | int | tuple[int
         return ends
     if isinstance(to, tuple):
         found = cluster.at_time(places, to[0])
-        return {place: ends[place] if found[place] < 0 else found[place] for place in places}
+        return {place: ends[place] if offset < 0 else offset for place, (offset, _) in found.items()}
     assert isinstance(to, int)
     return {place: min(max(to, starts[place]), ends[place]) for place in places}
 

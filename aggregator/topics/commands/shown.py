@@ -42,7 +42,7 @@ def time_of(ms: int) -> str:
     if ms == -1:
         return "-"
     try:
-        return f"{EPOCH + timedelta(milliseconds=ms):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+        return (EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except OverflowError:  # beyond the year 9999
         return f"{ms} ms"
 

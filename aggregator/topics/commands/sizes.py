@@ -25,10 +25,7 @@ def sizes(cluster: Cluster) -> Counter[str] | None:
     """Bytes by topic; None if nobody can tell."""
     if cluster.given.get("security.protocol", "PLAINTEXT").upper() != "PLAINTEXT":
         return None
-    with cluster.asked():
-        brokers = [
-            (str(one.host), int(one.port)) for one in cluster.admin.list_topics(timeout=SECONDS).brokers.values()
-        ]
+    brokers = [(str(one.host), int(one.port)) for one in cluster.metadata().brokers.values()]
     found: dict[Place, int] = {}
     try:
         for host, port in brokers:

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from agent.options import OK
 from aggregator.topics.commands.cluster import Cluster, Place
-from aggregator.topics.commands.reading import MANY, is_end, newest, place_of, raw
+from aggregator.topics.commands.reading import MANY, is_end, key_of, newest, place_of, value_of
 from aggregator.topics.commands.shown import shown, time_of
 
 COUNT = 10
@@ -37,7 +37,7 @@ def run(given: argparse.Namespace) -> int:
 
 def line(message: Message) -> str:
     """A record as it is printed."""
-    return f"{shown(raw(message.key()))}\t{time_of(message.timestamp()[1])}\t{shown(raw(message.value()))}"
+    return f"{shown(key_of(message))}\t{time_of(message.timestamp()[1])}\t{shown(value_of(message))}"
 
 
 def _print(messages: Sequence[Message]) -> None:

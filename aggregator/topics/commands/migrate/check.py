@@ -8,19 +8,21 @@ records.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from confluent_kafka import Consumer, Message
 
 from aggregator.topics.commands.cluster import Cluster, Place
 from aggregator.topics.commands.migrate.copier import time_of
 from aggregator.topics.commands.migrate.runs import Runs
-from aggregator.topics.commands.reading import between, headers_of, offset_of, raw
+from aggregator.topics.commands.reading import between, headers_of, key_of, offset_of, value_of
+from aggregator.topics.commands.shown import table
 
-FIXED, LENGTHS = struct.Struct(">qii"), struct.Struct(">ii")
+FIXED = struct.Struct(">qii")
+"""Time (of a header none), size of the key (of a header its name), size of the value; -1 for none."""
 MASK = (1 << 64) - 1
 
 
@@ -88,7 +90,9 @@ def compare(source: Iterable[Seen], target: Iterable[Seen], runs: Runs, start: i
             other = next(others, None)
         elif place < start or compacted:
             found.gone += 1
-            if place >= start and not record.is_tombstone:
+            if record.is_tombstone:  # which goes at last, and nothing follows it
+                owed.discard(record.key)
+            elif place >= start:
                 owed.add(record.key)
         else:
             found.source.add(record)
@@ -111,14 +115,12 @@ def _alone(found: Compared, owed: set[bytes | None], other: Seen, runs: Runs) ->
 
 def seen(message: Message) -> Seen:
     """A record in short."""
-    key, value = raw(message.key()), raw(message.value())
-    digest = blake2b(FIXED.pack(time_of(message), _size(key), _size(value)), digest_size=8)
-    digest.update(key or b"")
-    digest.update(value or b"")
+    key, value = key_of(message), value_of(message)
+    whole = [FIXED.pack(time_of(message), _size(key), _size(value)), key or b"", value or b""]
     for name, content in headers_of(message):
-        named = name.encode()
-        digest.update(LENGTHS.pack(len(named), _size(content)) + named + (content or b""))
-    return Seen(offset_of(message), int.from_bytes(digest.digest(), "big"), key, value is None)
+        whole += FIXED.pack(0, len(name), _size(content)), name.encode(), content or b""
+    digest = blake2b(b"".join(whole), digest_size=8).digest()
+    return Seen(offset_of(message), int.from_bytes(digest, "big"), key, value is None)
 
 
 def _size(data: bytes | None) -> int:
@@ -126,19 +128,24 @@ def _size(data: bytes | None) -> int:
 
 
 class Check:
-    """Compares partitions, one after the other."""
+    """Compares partitions, one after the other; `progress` is told where it is."""
 
-    def __init__(self, source: Cluster, target: Cluster) -> None:
-        self.source, self.target = source, target
-        self._sides = source.reader(), target.reader()
+    def __init__(self, source: Cluster, target: Cluster, progress: Callable[[str], None]) -> None:
+        self.source, self.target, self.progress = source, target, progress
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        self._sides = self.source.reader(), self.target.reader()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for consumer in self._sides:
             consumer.close()
 
-    def partition(self, place: Place, runs: Runs, reached: int, compacted: bool) -> Compared:
+    def partition(self, place: Place, runs: Runs, reached: int) -> Compared:
         """What was copied of it, up to where the copy came at the source."""
+        self.progress(f"comparing {place[0]}-{place[1]}")
         mine, theirs = self._sides
+        compacted = "compact" in str(self.target.config(place[0])["cleanup.policy"].value)
         start, end = self.target.starts([place])[place], self.target.ends([place], committed=True)[place]
         begin = self.source.starts([place])[place]
         source = _records(self.source, mine, {place: begin}, {place: reached})
@@ -150,3 +157,20 @@ def _records(
     cluster: Cluster, consumer: Consumer, begins: Mapping[Place, int], ends: Mapping[Place, int]
 ) -> Iterator[Seen]:
     return map(seen, between(cluster, consumer, begins, ends))
+
+
+HEAD = ("TOPIC", "PARTITION", "RECORDS", "CHECKSUM", "RECORDS THERE", "CHECKSUM THERE", "")
+
+
+def lines(found: Mapping[Place, Compared]) -> Iterator[str]:
+    """A table, a line a partition."""
+    return table([HEAD, *(_row(place, one) for place, one in found.items())], right=(1, 2, 4))
+
+
+def _row(place: Place, found: Compared) -> tuple[str, ...]:
+    counts = {"differ": found.differing, "missing there": found.missing, "others among them": found.foreign,
+              "dropped by retention or compaction since": found.gone}  # fmt: skip
+    remarks = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    mine, theirs = found.source, found.target
+    figures = f"{mine.records:,}", f"{mine.checksum:016x}", f"{theirs.records:,}", f"{theirs.checksum:016x}"
+    return place[0], str(place[1]), *figures, remarks or "same"

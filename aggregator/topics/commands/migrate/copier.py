@@ -18,7 +18,7 @@ from agent.errors import DeliveryError
 from aggregator.topics.commands.cluster import Cluster, Place
 from aggregator.topics.commands.migrate.journal import Journal, begins, copied
 from aggregator.topics.commands.migrate.runs import Runs, runs_of
-from aggregator.topics.commands.reading import MANY, WAIT, headers_of, is_end, offset_of, place_of
+from aggregator.topics.commands.reading import MANY, WAIT, headers_of, is_end, key_of, offset_of, place_of, value_of
 
 RECORDS, BYTES, LINGER = 50_000, 16 << 20, 1.0
 """Of a transaction."""
@@ -34,6 +34,36 @@ REMEDY = {
     KafkaError.PRODUCER_FENCED: "another migrate of the same source has taken over",
 }
 Ends = Mapping[Place, int]
+
+
+class Batch:
+    """What one transaction takes: `sources`, the offsets of its records in order; `reached`, as of a Copier."""
+
+    def __init__(self, reached: Ends) -> None:
+        self.sources: defaultdict[Place, list[int]] = defaultdict(list)
+        self.reached = dict(reached)
+        self.count = self.size = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.count >= RECORDS or self.size >= BYTES
+
+    def add(self, record: Message) -> None:
+        place, offset = place_of(record), offset_of(record)
+        self.sources[place].append(offset)
+        self.reached[place] = offset + 1
+        self.count += 1
+        self.size += len(record)
+
+    def end(self, word: Message) -> None:
+        """A partition has no more records before the offset that this says."""
+        place = place_of(word)
+        self.reached[place] = max(self.reached[place], offset_of(word))
+
+
+def left(reached: Ends, ends: Ends) -> int:
+    """Offsets between."""
+    return sum(max(0, end - reached[place]) for place, end in ends.items())
 
 
 class Copier:
@@ -84,7 +114,7 @@ class Copier:
 
     def left(self, ends: Ends) -> int:
         """Offsets that are to be copied."""
-        return sum(max(0, end - self.reached[place]) for place, end in ends.items())
+        return left(self.reached, ends)
 
     def close(self) -> None:
         """What isn't committed is undone."""
@@ -101,31 +131,34 @@ class Copier:
 
     def _transact(self, ends: Ends) -> bool:
         """Whether anything came. What is committed is then in `runs` and `reached`."""
-        assert self._consumer
-        sources: defaultdict[Place, list[int]] = defaultdict(list)
-        reached, count, size = dict(self.reached), 0, 0
+        batch = Batch(self.reached)
         self._targets.clear()
         until = time.monotonic() + LINGER
-        while count < RECORDS and size < BYTES and time.monotonic() < until:
-            for message in self._consumer.consume(MANY, WAIT):
-                place, offset = place_of(message), offset_of(message)
-                with self.source.asked():
-                    if is_end(message):
-                        reached[place] = max(reached[place], offset)
-                        continue
-                self._send(message)
-                sources[place].append(offset)
-                reached[place] = offset + 1
-                count, size = count + 1, size + len(message)
-            self._serve()
-            if all(reached[place] >= end for place, end in ends.items()):
-                break
-        if count:
-            self._finish(sources)
-        came = reached != self.reached
-        self.reached = reached
-        self.progress(count, self.left(ends))
+        while not batch.is_full and time.monotonic() < until and left(batch.reached, ends):
+            self._take(batch)
+        if batch.count:
+            self._finish(batch.sources)
+        came = batch.reached != self.reached
+        self.reached = batch.reached
+        self.progress(batch.count, self.left(ends))
         return came
+
+    def _take(self, batch: Batch) -> None:
+        """Some records, sent on."""
+        assert self._consumer
+        with self.source.asked():
+            messages = self._consumer.consume(MANY, WAIT)
+            ended = [message for message in messages if is_end(message)]
+        records = [message for message in messages if message.error() is None] if ended else messages
+        if records and not self._open:
+            self._begin()
+        with self.target.asked():
+            for message in records:
+                self._send(*place_of(message), message)
+                batch.add(message)
+        for message in ended:
+            batch.end(message)
+        self._serve()
 
     def _finish(self, sources: Mapping[Place, list[int]]) -> None:
         self._flush()
@@ -148,18 +181,13 @@ class Copier:
             pass
         raise DeliveryError(f"{self.target.servers}: offsets in {place[0]}-{place[1]} are not known; run it again")
 
-    def _send(self, message: Message) -> None:
-        if not self._open:
-            self._begin()
-        topic, partition = place_of(message)
-        about: dict[str, Any] = {
-            "value": message.value(), "key": message.key(), "partition": partition, "headers": _headers(message),
-            "timestamp": time_of(message), "on_delivery": self._delivered,
-        }  # fmt: skip
+    def _send(self, topic: str, partition: int, message: Message) -> None:
         while True:
             try:
-                with self.target.asked():
-                    return self._producer.produce(topic, **about)
+                return self._producer.produce(
+                    topic, value_of(message), key_of(message), partition, headers=_headers(message),
+                    timestamp=time_of(message), on_delivery=self._delivered,
+                )  # fmt: skip
             except BufferError:
                 self._serve(FULL_WAIT)
 
@@ -233,9 +261,9 @@ def time_of(message: Message) -> int:
     return int(message.timestamp()[1]) or 1
 
 
-def _headers(message: Message) -> list[tuple[str, bytes | None]]:
+def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
     try:
-        return headers_of(message)
+        return headers_of(message)  # type: ignore[return-value]
     except UnicodeDecodeError:
         topic, partition = place_of(message)
         where = f"offset {offset_of(message)} of {topic}-{partition}"

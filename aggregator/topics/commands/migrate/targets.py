@@ -6,7 +6,7 @@ While it is copied it takes whatever time a record says (`COPYING`), then what t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
@@ -66,38 +66,37 @@ def _refuse(wrong: list[str], remedy: str) -> None:
 
 
 class Targets:
-    """`keys`: the names of settings that the target knows."""
+    """`notes` is what a person should know of what was done."""
 
-    def __init__(self, source: Cluster, target: Cluster, keys: Collection[str]) -> None:
-        self.source, self.target, self.keys = source, target, keys
+    def __init__(self, source: Cluster, target: Cluster) -> None:
+        self.source, self.target = source, target
         self.notes: list[str] = []
 
-    def make(self, topics: Mapping[str, int], replication: int) -> None:
-        """Create them, with these numbers of partitions."""
+    def make(self, topics: Mapping[str, int], replication: int, like: str) -> None:
+        """Create them, with these numbers of partitions. `like`: a topic that is there already, whose settings are all
+        that the target knows."""
+        known = self.target.config(like).keys() if topics else ()
         for topic, partitions in topics.items():
-            settings = self._settings(topic) | self._known(COPYING)
+            wanted = self._settings(topic) | COPYING
+            settings = {name: value for name, value in wanted.items() if name in known}
             make(self.target, topic, partitions, replication, settings)
+            for name in sorted(wanted.keys() - known - COPYING.keys()):
+                self.notes.append(f"topic {topic}: the target knows no {name}, so {wanted[name]} was left out")
 
     def _settings(self, topic: str) -> dict[str, str]:
         entries = self.source.config(topic)
-        own = {name: str(entry.value) for name, entry in entries.items() if _is_own(entry) or name in KEPT}
-        for name in sorted(own.keys() - set(self.keys)):
-            self.notes.append(f"topic {topic}: the target knows no setting {name}; {own[name]} was left out")
-        return self._known(own)
-
-    def _known(self, settings: Mapping[str, str]) -> dict[str, str]:
-        return {name: value for name, value in settings.items() if name in self.keys}
+        return {name: str(entry.value) for name, entry in entries.items() if _is_own(entry) or name in KEPT}
 
     def set_for_the_copy(self, topic: str) -> None:
-        """Of a topic that is there."""
+        """Of a topic that was there before."""
         now = self.target.config(topic)
-        self._set(topic, {name: value for name, value in self._known(COPYING).items() if now[name].value != value})
+        self._set(topic, {name: value for name, value in COPYING.items() if name in now and now[name].value != value})
 
     def set_as_the_source(self, topic: str) -> None:
         """When it is copied."""
-        entries = self.source.config(topic)
+        entries, now = self.source.config(topic), self.target.config(topic)
         own = {name: str(entry.value) for name, entry in entries.items() if _is_own(entry)}
-        self._set(topic, {name: own.get(name) for name in self._known(COPYING)})
+        self._set(topic, {name: own.get(name) for name in COPYING if name in now})
 
     def _set(self, topic: str, settings: Mapping[str, str | None]) -> None:
         if not settings:
