@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -16,6 +16,8 @@ PATIENCE = 60.0
 MANY = 1000
 """Records taken at once. The library waits until it has them all, so the wait is short."""
 WAIT = 0.05
+END = (KafkaError._PARTITION_EOF,)
+HARMLESS = (*END, KafkaError.GROUP_AUTHORIZATION_FAILED)
 FURTHER = 4
 """How many times as far back each next look for the last records goes."""
 
@@ -46,14 +48,20 @@ def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
     return message.headers() or []  # type: ignore[return-value]
 
 
-def is_end(message: Message) -> bool:
-    """Whether this is no record but the word that there are no more. KafkaException for other words."""
-    error = message.error()
-    if error is None:
-        return False
-    if error.code() != KafkaError._PARTITION_EOF:
-        raise KafkaException(error)
-    return True
+def parted(messages: Sequence[Message], group: bool = False) -> tuple[Sequence[Message], Sequence[Message]]:
+    """Records, and words that a partition has no more. KafkaException for other words.
+
+    The library asks for its group's coordinator even where it needs none; only a `group` that is used must be allowed.
+    """
+    words = [message for message in messages if message.error() is not None]
+    if not words:
+        return messages, ()
+    for word in words:
+        error = word.error()
+        if error and error.code() not in (END if group else HARMLESS):
+            raise KafkaException(error)
+    ended = [word for word in words if (error := word.error()) and error.code() in END]
+    return [message for message in messages if message.error() is None], ended
 
 
 def between(
@@ -66,16 +74,19 @@ def between(
         consumer.assign([TopicPartition(*place, begins[place]) for place in left])
         late = time.monotonic() + PATIENCE
         while left:
-            for message in consumer.consume(MANY, WAIT):
-                place, ended = place_of(message), is_end(message)
+            records, ended = parted(consumer.consume(MANY, WAIT))
+            for message in records:
+                place = place_of(message)
                 last, offset = left.get(place, -1), offset_of(message)
-                if offset <= last and not ended:
+                if offset <= last:
                     yield message
-                if ended or offset >= last:
+                if offset >= last:
                     left.pop(place, None)
-                late = 0.0
-            late = late or time.monotonic() + PATIENCE
-            if time.monotonic() > late:
+            for message in ended:
+                left.pop(place_of(message), None)
+            if records or ended:
+                late = time.monotonic() + PATIENCE
+            elif time.monotonic() > late:
                 raise DeliveryError(f"{cluster.servers}: no record and no end of a partition in {PATIENCE:g} s")
 
 

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from agent.options import OK
 from aggregator.topics.commands.cluster import Cluster, Place
-from aggregator.topics.commands.reading import MANY, is_end, key_of, newest, place_of, value_of
+from aggregator.topics.commands.reading import MANY, key_of, newest, parted, place_of, value_of
 from aggregator.topics.commands.shown import shown, time_of
 
 COUNT = 10
@@ -58,7 +58,7 @@ def _look(cluster: Cluster, places: Sequence[Place], count: int, follow: bool) -
     consumer.assign([TopicPartition(*place, end) for place, end in ends.items()])
     while True:
         with cluster.asked():
-            _print([one for one in consumer.consume(MANY, WAIT) if not is_end(one)])
+            _print(parted(consumer.consume(MANY, WAIT))[0])
 
 
 def _as_member(cluster: Cluster, given: argparse.Namespace) -> None:
@@ -81,11 +81,9 @@ def _read(cluster: Cluster, consumer: Consumer, given: argparse.Namespace) -> No
     wanted = given.count or sys.maxsize
     while wanted and (given.follow or left is None or left):
         with cluster.asked(f"group {given.group}"):
-            messages = consumer.consume(min(MANY, wanted), WAIT)
-            ended = {place_of(one) for one in messages if is_end(one)}
-            records = [one for one in messages if not one.error()]
+            records, ended = parted(consumer.consume(min(MANY, wanted), WAIT), group=True)
             _print(records)
             if records:
                 consumer.commit(asynchronous=False)
         wanted -= len(records)
-        left = left - ended if left is not None else None
+        left = left and left - {place_of(one) for one in ended}

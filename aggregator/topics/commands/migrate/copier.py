@@ -18,7 +18,7 @@ from agent.errors import DeliveryError
 from aggregator.topics.commands.cluster import Cluster, Place
 from aggregator.topics.commands.migrate.journal import Journal, begins, copied
 from aggregator.topics.commands.migrate.runs import Runs, runs_of
-from aggregator.topics.commands.reading import MANY, WAIT, headers_of, is_end, key_of, offset_of, place_of, value_of
+from aggregator.topics.commands.reading import MANY, WAIT, headers_of, key_of, offset_of, parted, place_of, value_of
 
 RECORDS, BYTES, LINGER = 50_000, 16 << 20, 1.0
 """Of a transaction."""
@@ -147,9 +147,7 @@ class Copier:
         """Some records, sent on."""
         assert self._consumer
         with self.source.asked():
-            messages = self._consumer.consume(MANY, WAIT)
-            ended = [message for message in messages if is_end(message)]
-        records = [message for message in messages if message.error() is None] if ended else messages
+            records, ended = parted(self._consumer.consume(MANY, WAIT))
         if records and not self._open:
             self._begin()
         with self.target.asked():
