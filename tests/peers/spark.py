@@ -3,7 +3,8 @@
     assert spark('print(spark.read.format("avro").load("file:///x/*.avro").count())', tmp_path) == "20000\n"
 
 pyspark lives in an environment of its own, ~/.cache/headrace/spark-VERSION, made at the first use (half a minute and
-400 MB; `python -m tests.peers.spark` makes it ahead). The Avro reader's jar comes by Maven, tests/peers/spark/pom.xml.
+400 MB; `python -m tests.peers.spark` makes it ahead). Readers' jars come by Maven: tests/peers/spark/pom.xml for Avro,
+tests/peers/spark-kafka/pom.xml for Kafka.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.peers import jars
-from tests.peers.harness import progress
+from tests.peers.harness import Server, progress
 
 VERSION = "4.2.0"
 PLACE = jars.CACHE / f"spark-{VERSION}"
@@ -48,9 +50,19 @@ def _make(found: Path) -> None:
     progress(f"pyspark {VERSION}: {time.monotonic() - began:.0f} s")
 
 
-def spark(script: str, folder: Path, conf: dict[str, str] | None = None, timeout: float = 110) -> str:
+def spark(script: str, folder: Path, conf: Mapping[str, str] | None = None, timeout: float = 110) -> str:
     """What the script prints. `conf` are Spark's properties, such as spark.hadoop.hive.metastore.uris (then with
     spark.sql.catalogImplementation = hive). AssertionError with the log if it fails. Takes 10 s and 500 MB."""
+    done = subprocess.run(
+        submit(SESSION + script, folder, conf or {}), cwd=folder, env={**os.environ, **environment()},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"spark ended with {done.returncode}:\n{done.stderr[-6000:]}"
+    return done.stdout
+
+
+def submit(script: str, folder: Path, conf: Mapping[str, str]) -> list[str]:
+    """The command that runs a whole script, written to the folder with its properties."""
     settings = {
         "spark.master": "local[1]",
         "spark.ui.enabled": "false",
@@ -60,27 +72,44 @@ def spark(script: str, folder: Path, conf: dict[str, str] | None = None, timeout
         "spark.driver.extraJavaOptions": " ".join(jars.LEAN),
         "spark.sql.shuffle.partitions": "1",
         "spark.sql.warehouse.dir": f"file://{folder}/warehouse",
-        "spark.jars": ",".join(map(str, jar_files())),
-        **(conf or {}),
+        "spark.jars": ",".join(map(str, jar_files("spark"))),
+        **conf,
     }
     properties, file = folder / "spark.conf", folder / "spark-script.py"
     properties.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-    file.write_text(SESSION + script)
-    own = python()
-    environment = {**os.environ, "PYSPARK_PYTHON": str(own), "PYSPARK_DRIVER_PYTHON": str(own)}
-    done = subprocess.run(
-        [str(own.parent / "spark-submit"), "--properties-file", str(properties), str(file)],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"spark ended with {done.returncode}:\n{done.stderr[-6000:]}"
-    return done.stdout
+    file.write_text(script)
+    return [str(python().parent / "spark-submit"), "--properties-file", str(properties), str(file)]
 
 
-def jar_files() -> list[Path]:
-    """The Avro reader's."""
-    jars.jars("spark")
-    return sorted((jars.folder("spark") / "lib").iterdir())
+def environment() -> dict[str, str]:
+    """Of that command."""
+    return {"PYSPARK_PYTHON": str(python()), "PYSPARK_DRIVER_PYTHON": str(python())}
+
+
+class Stream(Server):
+    """A whole script that runs until it is killed, with the jars of Kafka; not waited for."""
+
+    def __init__(self, script: str, folder: Path) -> None:
+        super().__init__("spark", folder)
+        self.script, self.env = script, environment()
+
+    def command(self) -> list[str]:
+        more = {"spark.jars": ",".join(map(str, jar_files("spark-kafka"))), "spark.log.level": "ERROR"}
+        return submit(self.script, self.folder, more)
+
+    def ready(self) -> bool:
+        return True
+
+    def stop(self) -> int:
+        """SIGKILL, to Python and Java."""
+        self.kill9()
+        return 0
+
+
+def jar_files(name: str) -> list[Path]:
+    """Those of a pom: the Avro reader's, or Kafka's."""
+    jars.jars(name)
+    return sorted((jars.folder(name) / "lib").iterdir())
 
 
 if __name__ == "__main__":
