@@ -36,7 +36,9 @@ class TopicsConfig(ServerTlsConfig):
         "synchronous", "FULL", choices=("FULL", "NORMAL"), doc="NORMAL may lose acknowledged records in a power cut"
     )
     users: Path | None = key("sasl.users", None, doc="file of users: NAME = PASSWORD, or NAME = a SCRAM verifier")
-    acl: dict[str, str] = key("acl.*", {}, doc="`acl.USER`: read:TOPIC, write:, create:, group:, admin; none: all may")
+    acl: dict[str, str] = key(
+        "acl.*", {}, doc="`acl.USER`: read:TOPIC, write:, create:, group:, transaction:, admin; none: all may"
+    )
     allow_insecure: bool = key(
         "allowInsecure", False, doc="off loopback without TLS and users: anyone reads and writes"
     )

@@ -2,19 +2,21 @@
 
     acl.alice     = read:plant.*, write:plant.*, create:plant.*
     acl.reader    = read:plant.line1.temp, group:dashboard-*
+    acl.line1     = write:plant.line1.*, transaction:line1-*
     acl.operator  = admin
     acl.*         = read:public.*
     acl.anonymous = read:public.*
 
 A right is an operation and a name, or the beginning of names with `*` at its end.
 
-| right    | allows                                                                                         |
-|----------|------------------------------------------------------------------------------------------------|
-| `read`   | fetch, offsets                                                                                 |
-| `write`  | produce; with any `write`, idempotent producers and transactions under every transactional id  |
-| `create` | create the topic, also by using it                                                             |
-| `group`  | groups with this name; without any `group`, a principal with any `read` may use every group    |
-| `admin`  | all of it on everything, and deletion, settings and partitions of topics, deletion of groups   |
+| right         | allows                                                                                       |
+|---------------|----------------------------------------------------------------------------------------------|
+| `read`        | fetch, offsets                                                                               |
+| `write`       | produce; with any `write`, idempotent producers                                              |
+| `create`      | create the topic, also by using it                                                           |
+| `group`       | groups with this name; without any `group`, a principal with any `read` may use every group  |
+| `transaction` | this transactional id; without any `transaction`, with any `write` every transactional id    |
+| `admin`       | all of it on everything, and deletion, settings and partitions of topics, deletion of groups |
 
 Any right to a topic shows it in lists; others aren't there for this principal.
 
@@ -35,10 +37,13 @@ from agent.errors import ConfigError
 ANONYMOUS = "anonymous"
 """The principal without SASL."""
 Operation = Literal["read", "write", "create", "admin", "group", "transaction", "describe"]
-"""The rights, and two questions that follow from them: a transactional id, and whether a topic is shown."""
+"""The rights, and a question that follows from them: whether a topic is shown."""
 OF_TOPICS = ("read", "write", "create")
+FROM: dict[Operation, Operation] = {"group": "read", "transaction": "write"}
+"""Who has no right of the first kind has it to every name with any of the second."""
 TAKES = (
-    "it takes read:TOPIC, write:TOPIC, create:TOPIC, group:GROUP and admin, with commas; plant.* is all that begins so"
+    "it takes read:TOPIC, write:TOPIC, create:TOPIC, group:GROUP, transaction:ID and admin, with commas; "
+    "plant.* is all that begins so"
 )
 TOPIC = re.compile(r"[A-Za-z0-9._-]*\*?")
 
@@ -66,14 +71,16 @@ class Rights:
         self.lets_anonymous_in = not users or ANONYMOUS in acl
 
     def may(self, principal: str, operation: Operation, name: str = "") -> bool:
-        """Whether `principal` may do `operation` to the topic (or group, or transactional id) `name`."""
+        """Whether `principal` may do `operation` to the topic (or group, or transactional id) `name`.
+
+        A transaction without an id is an idempotent producer."""
         if principal == ANONYMOUS and not self.lets_anonymous_in:
             return False
         rights = self._rights.get(principal, self._others)
         if "admin" in rights:
             return True
-        if operation == "transaction" or (operation == "group" and "group" not in rights):
-            return ("write" if operation == "transaction" else "read") in rights
+        if operation in FROM and (operation not in rights or (operation == "transaction" and not name)):
+            return FROM[operation] in rights
         asked = OF_TOPICS if operation == "describe" else (operation,)
         return any(name in rights[one] for one in asked if one in rights)
 
@@ -96,7 +103,7 @@ def _words(text: str) -> list[str]:
 
 def _right(word: str) -> bool:
     operation, _, name = word.partition(":")
-    if operation == "group":
+    if operation in FROM:
         return bool(name) and "*" not in name[:-1]
     return word == "admin" or (operation in OF_TOPICS and bool(name) and bool(TOPIC.fullmatch(name)))
 

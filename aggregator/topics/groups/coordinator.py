@@ -200,14 +200,20 @@ class Coordinator:
     def _create(self, name: str) -> Group | None:
         """A new group; where there are too many, those without members are forgotten, or the client has to wait."""
         if len(self._groups) >= self.limits.groups:
-            for idle in [group.name for group in self._groups.values() if group.idle]:
-                self._groups.pop(idle).die(Code.UNKNOWN_MEMBER_ID)
+            self._make_room()
         if len(self._groups) >= self.limits.groups:
             log.warning("group %r: there are %d groups with members already", name, self.limits.groups)
             return None
         self._groups[name] = group = Group(name, self._later, self.limits, self._rested)
         group.rest()
         return group
+
+    def _make_room(self) -> None:
+        """Forget the idle groups; without any, the oldest that has given out ids and no more: who was given one, and
+        comes too late, asks for another."""
+        empty = [group for group in self._groups.values() if group.state is State.EMPTY]
+        for group in [group for group in empty if group.idle] or empty[:1]:
+            self._groups.pop(group.name).die(Code.UNKNOWN_MEMBER_ID)
 
 
 def _future(answer: Answer) -> asyncio.Future[Body]:

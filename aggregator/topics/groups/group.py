@@ -52,7 +52,7 @@ class Group(Phases):
         if join.instance_id in self.roster.static:
             return self._come_back(self.roster.members[self.roster.static[join.instance_id]], member_id, join)
         if join.instance_id is None and require_member_id:
-            self.reserve(member_id, join.session_ms / 1000)
+            self.reserve(member_id, min(join.session_ms / 1000, self.limits.pending_seconds))
             return join_refused(Code.MEMBER_ID_REQUIRED, member_id)
         return self.enter(Member.of(member_id, join), join.protocol_type)
 

@@ -29,6 +29,9 @@ from aggregator.topics.groups.subscription import topics_of
 
 log = logging.getLogger(__name__)
 
+AGAIN_SECONDS = 1.0
+"""A rebalance to which nobody came is tried again after so long at least; members may say that they have no time."""
+
 
 class Phases:
     """One group's state, generation and timers. `protocol` is the assignor of this generation, "" without one.
@@ -136,7 +139,7 @@ class Phases:
         elif self.roster.elect():
             self._next_generation()
         else:
-            self._arm(self.roster.rebalance_seconds, self._complete_join)
+            self._arm(max(self.roster.rebalance_seconds, AGAIN_SECONDS), self._complete_join)
 
     def _emptied(self) -> None:
         self.generation += 1

@@ -23,7 +23,8 @@ class Limits:
     members: of a group; and as many ids given out. groups: in memory; those that only have offsets don't count.
     group_bytes: what is kept of one group's members, metadata and assignments (Kafka: message.max.bytes of its own
     topic); bytes: of all groups. initial_delay: Kafka's is 3 s, meant for many machines. empty_seconds: how long a
-    group without members and offsets is remembered (Kafka: offsets.retention.check.interval.ms).
+    group without members and offsets is remembered (Kafka: offsets.retention.check.interval.ms). pending_seconds: the
+    longest that an id given out is waited for (Kafka: the session); clients come at once.
     """
 
     members: int = 500
@@ -33,3 +34,4 @@ class Limits:
     session_seconds: tuple[float, float] = (6, 1800)
     initial_delay: float = 0.2
     empty_seconds: float = 600
+    pending_seconds: float = 60

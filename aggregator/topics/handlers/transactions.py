@@ -1,13 +1,15 @@
 """Producers that are numbered, and their transactions.
 
-A transactional id takes any right to write (access/acl.py), its partitions and groups take their own. Nothing of a
-request is done when a part of it is refused, but for TxnOffsetCommit, where each partition stands for itself as in
+A transactional id takes a right of its own, or any to write (access/acl.py), its partitions and groups take theirs. An
+open transaction is ended, taken over and seen only by who has the rights to all that it holds. Nothing of a request is
+done when a part of it is refused, but for TxnOffsetCommit, where each partition stands for itself as in
 OffsetCommit. Old versions don't know PRODUCER_FENCED: they get INVALID_PRODUCER_EPOCH (KIP-588, Kafka's KafkaApis).
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 
 from aggregator.topics.broker import Handler, Session
 from aggregator.topics.errors import Code, TopicsError
@@ -44,7 +46,7 @@ async def init(request: Request, session: Session) -> Body:
         if (expected[0] < 0) != (expected[1] < 0):
             raise TopicsError(Code.INVALID_REQUEST, "a producer's id and its epoch come together")
         producer, epoch = await session.broker.transactions.init(
-            id_, body["transaction_timeout_ms"], None if expected[0] < 0 else expected
+            id_, body["transaction_timeout_ms"], None if expected[0] < 0 else expected, partial(_judge, session)
         )
     except TopicsError as error:
         return {"error_code": _code(request, error)}
@@ -54,6 +56,21 @@ async def init(request: Request, session: Session) -> Body:
 def _require_write(session: Session) -> None:
     if not session.may("transaction"):
         raise TopicsError(Code.CLUSTER_AUTHORIZATION_FAILED, f"{session.principal} has no right to write anything")
+
+
+def _judge(session: Session, known: Transactional) -> None:
+    if not _is_its(session, known):
+        text = f"{session.principal} has no right to all that the transaction of {known.id} holds"
+        raise TopicsError(Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, text)
+
+
+def _is_its(session: Session, known: Transactional) -> bool:
+    """Whether this client may have the transactional id, and could have begun the transaction that is open."""
+    return (
+        session.may("transaction", known.id)
+        and all(session.may("write", name) for name, _ in known.partitions)
+        and all(session.may("group", name) for name in known.groups)
+    )
 
 
 async def add_partitions(request: Request, session: Session) -> Body:
@@ -146,7 +163,8 @@ async def end(request: Request, session: Session) -> Body:
     body = request.body
     if not session.may("transaction", body["transactional_id"]):
         return {"error_code": Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
-    return {"error_code": await _outcome(request, session.broker.transactions.end(*_identity(body), body["committed"]))}
+    ending = session.broker.transactions.end(*_identity(body), body["committed"], partial(_judge, session))
+    return {"error_code": await _outcome(request, ending)}
 
 
 def _identity(body: Body) -> tuple[str, int, int]:
@@ -173,21 +191,20 @@ def _code(request: Request, error: TopicsError) -> Code:
 
 
 async def describe(request: Request, session: Session) -> Body:
-    """DescribeTransactions: how each stands, with the partitions that this client may see."""
+    """DescribeTransactions: how each stands."""
     known = {one.id: one for one in await session.broker.transactions.all()}
     asked = request.body["transactional_ids"]
     return {"transaction_states": [_described(session, id_, known.get(id_)) for id_ in asked]}
 
 
 def _described(session: Session, id_: str, known: Transactional | None) -> Body:
-    if not session.may("transaction", id_):
+    if not (_is_its(session, known) if known else session.may("transaction", id_)):
         return {"transactional_id": id_, "error_code": Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
     if known is None:
         return {"transactional_id": id_, "error_code": Code.TRANSACTIONAL_ID_NOT_FOUND}
     topics: dict[str, list[int]] = {}
     for name, number in sorted(known.partitions):
-        if session.may("describe", name):
-            topics.setdefault(name, []).append(number)
+        topics.setdefault(name, []).append(number)
     return {
         "transactional_id": id_,
         "transaction_state": known.state,
@@ -210,7 +227,7 @@ async def list_all(request: Request, session: Session) -> Body:
             for one in found
             if (not states or one.state in states)
             and (not producers or one.producer in producers)
-            and session.may("transaction", one.id)
+            and _is_its(session, one)
         ],
     }
 

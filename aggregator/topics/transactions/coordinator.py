@@ -37,6 +37,8 @@ class Timer(Protocol):
 CallLater = Callable[..., Timer]
 """(seconds, function, *arguments) -> Timer, as the event loop's."""
 Change = Callable[[Database, Work, Transactional | None], Any]
+Judge = Callable[[Transactional], None]
+"""Raises TopicsError if who asks may not end what the transactional id holds; called on the writer's thread."""
 
 
 class Transactions:
@@ -68,7 +70,9 @@ class Transactions:
 
     # ---- requests
 
-    async def init(self, id_: str, timeout_ms: int, expected: Identity | None = None) -> Identity:
+    async def init(
+        self, id_: str, timeout_ms: int, expected: Identity | None = None, judge: Judge | None = None
+    ) -> Identity:
         """InitProducerId: producer id and epoch, with which everyone before is fenced and what is open aborted.
         TopicsError: as rules.initiated."""
 
@@ -79,7 +83,7 @@ class Transactions:
             self._keep(db, work, known, new)
             return new.producer, new.epoch
 
-        producer, epoch = await self._change(id_, change)
+        producer, epoch = await self._change(id_, change, judge)
         return producer, epoch
 
     async def add(
@@ -106,7 +110,7 @@ class Transactions:
 
         await self._change(id_, change)
 
-    async def end(self, id_: str, producer: int, epoch: int, commit: bool) -> None:
+    async def end(self, id_: str, producer: int, epoch: int, commit: bool, judge: Judge | None = None) -> None:
         """EndTxn: all of it is there, or nothing. TopicsError: as `add`, and INVALID_TXN_STATE."""
 
         def change(db: Database, work: Work, known: Transactional | None) -> None:
@@ -116,15 +120,21 @@ class Transactions:
                 db.transactions.end(work, mine, epoch, commit)
             self._keep(db, work, mine, new)
 
-        await self._change(id_, change)
+        await self._change(id_, change, judge)
 
     async def all(self) -> list[Transactional]:
         """Every transactional id as it stands."""
         found: list[Transactional] = await self.log.run(lambda db, work: [*db.transactions.ids.values()], whole=True)
         return found
 
-    async def _change(self, id_: str, change: Change) -> Any:
-        return await self.log.run(lambda db, work: change(db, work, db.transactions.ids.get(id_)))
+    async def _change(self, id_: str, change: Change, judge: Judge | None = None) -> Any:
+        def judged(db: Database, work: Work) -> Any:
+            known = db.transactions.ids.get(id_)
+            if known is not None and judge is not None:
+                judge(known)
+            return change(db, work, known)
+
+        return await self.log.run(judged)
 
     def _keep(self, db: Database, work: Work, old: Transactional | None, new: Transactional) -> None:
         if new is not old:

@@ -62,9 +62,18 @@ def test_without_read_there_is_no_group() -> None:
 
 
 def test_transactions_need_a_write() -> None:
-    """Any write allows every transactional id."""
+    """Any write allows every transactional id, unless there is a right to transactional ids."""
     rights = Rights(PAGE, USERS)
     assert [user for user in USERS if rights.may(user, "transaction", "t-1")] == ["alice", "operator"]
+    rights = Rights({"alice": "write:x, transaction:a-*", "bob": "transaction:b"}, USERS)
+    assert rights.may("alice", "transaction", "a-1") and not rights.may("alice", "transaction", "b")
+    assert rights.may("bob", "transaction", "b") and not rights.may("bob", "transaction", "a-1")
+
+
+def test_idempotent_producers_need_a_write() -> None:
+    """Without a transactional id it is any write that counts, whatever ids are given."""
+    rights = Rights({"alice": "write:x, transaction:a-*", "bob": "transaction:b"}, USERS)
+    assert rights.may("alice", "transaction") and not rights.may("bob", "transaction")
 
 
 def test_a_topic_shows_to_who_has_a_right_to_it() -> None:
@@ -116,7 +125,7 @@ def test_a_user_with_no_rights_has_none() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", " , ", "read", "read:", "reed:x", "READ:x", "read:*x", "read:a*b", "read:a/b", "read:**", "admin:x", "group:",
-     "group:a*b", "transaction:x", "describe:x", "read:x write:x", "x"],
+     "group:a*b", "transaction:", "transaction:a*b", "describe:x", "read:x write:x", "x"],
 )  # fmt: skip
 def test_a_wrong_right_is_named(text: str) -> None:
     """The error has the key, the word that is wrong, and what the key takes; one for each key."""

@@ -78,6 +78,28 @@ def test_idle_groups_give_way() -> None:
         assert s.state == "Dead"
 
 
+def test_ids_that_nobody_uses_give_way() -> None:
+    """Where all groups have given out ids and no more, the oldest of them is forgotten for a new one; none with a
+    member is."""
+    with scene(groups=3) as s:
+        ask(s, "members")
+        for name in "xyz":
+            assert ask(s, name, two_steps=True) is Code.MEMBER_ID_REQUIRED
+        states = [s.coordinator.describe(name)["group_state"] for name in ("members", *"xyz")]
+        assert states == ["PreparingRebalance", "Dead", "Empty", "Empty"]
+
+
+def test_an_id_is_not_waited_for_as_long_as_a_session() -> None:
+    """A minute, where the session that is asked for is half an hour."""
+    with scene() as s:
+        a, b = Client(s, "a", session=1800), Client(s, "b", session=1800)
+        a.id, b.id = a._join().result()["member_id"], b._join().result()["member_id"]
+        s.wait(59)
+        assert not a.ask().done()
+        s.wait(2)
+        assert code(b.ask()) is Code.UNKNOWN_MEMBER_ID
+
+
 def test_groups_with_offsets_only_do_not_count() -> None:
     """The bound is for groups in memory."""
     with scene(groups=1) as s:

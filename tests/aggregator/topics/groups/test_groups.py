@@ -85,7 +85,7 @@ def test_an_empty_group_with_offsets_is_remembered() -> None:
 
 def test_a_group_that_nobody_joined_is_forgotten() -> None:
     """A client that asked for an id and never came back leaves nothing."""
-    with scene() as s:
+    with scene(pending_seconds=1800) as s:
         Client(s, "a", session=1800)._join()
         s.wait(700)
         assert s.state == "Empty"

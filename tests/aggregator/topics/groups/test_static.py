@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 
 from aggregator.topics.errors import Code
@@ -258,3 +260,16 @@ def test_it_moves_to_another_host() -> None:
         (member,) = s.coordinator.describe("g")["members"]
         assert member["client_id"] == "other"
         assert member["group_instance_id"] == "a"
+
+
+def test_a_member_without_patience_that_is_gone() -> None:
+    """A rebalance timeout of nothing, and nobody there: the rebalance isn't begun anew all the time."""
+    with scene() as s:
+        a = Client(s, "a", static=True, rebalance=0, session=1800)
+        a.ask()
+        a.lose()
+        rounds = 0
+        for alarm in islice(s.clock.due(10), 100):
+            s.do(alarm.function, *alarm.arguments)
+            rounds += 1
+        assert 0 < rounds <= 11

@@ -314,6 +314,45 @@ def test_partitions_and_groups_take_their_own_rights(tmp_path: Path) -> None:
     run(steps, tmp_path, acl__anonymous="write:t, group:g")
 
 
+@pytest.mark.parametrize("given", ["write:u", "write:t", "write:t, group:h", "write:t, group:g, transaction:y"])
+def test_who_could_not_begin_a_transaction_has_no_say_in_it(tmp_path: Path, given: str) -> None:
+    """Without the right to each topic and group that it holds, or to its id, nobody ends it, takes it over, sees it."""
+
+    async def steps(scene: Scene) -> None:
+        client, one = await begun_by_another(scene)
+        assert await ended(client, one, True) is Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        request = {"transactional_id": "x", "transaction_timeout_ms": 1000}
+        answer = await client.ask(INIT_PRODUCER_ID, 4, request)
+        assert answer["error_code"] == Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        described = await client.ask(DESCRIBE_TRANSACTIONS, 0, {"transactional_ids": ["x"]})
+        assert described["transaction_states"][0]["error_code"] == Code.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        assert (await client.ask(LIST_TRANSACTIONS, 0, {}))["transaction_states"] == []
+        (left,) = await scene.service.broker.transactions.all()
+        assert left.is_open and left.epoch == one["producer_epoch"]
+
+    run(steps, tmp_path, acl__anonymous=given)
+
+
+def test_who_could_have_begun_a_transaction_may_end_it(tmp_path: Path) -> None:
+    """The rights to its id, topics and groups are enough."""
+
+    async def steps(scene: Scene) -> None:
+        client, one = await begun_by_another(scene)
+        assert len((await client.ask(LIST_TRANSACTIONS, 0, {}))["transaction_states"]) == 1
+        assert await ended(client, one, True) is Code.NONE
+
+    run(steps, tmp_path, acl__anonymous="write:t, group:g, transaction:x*")
+
+
+async def begun_by_another(scene: Scene) -> tuple[Client, Body]:
+    """A client, and the open transaction `x` of somebody else; it holds topic t and group g."""
+    await scene.log.create("t", 1)
+    transactions = scene.service.broker.transactions
+    producer, epoch = await transactions.init("x", 60_000)
+    await transactions.add("x", producer, epoch, {("t", 0)}, {"g"})
+    return await scene.client(), {"transactional_id": "x", "producer_id": producer, "producer_epoch": epoch}
+
+
 # ---- administrators
 
 
