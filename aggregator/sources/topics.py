@@ -4,7 +4,7 @@ With interceptors and a topics sink it is a stream processor: topic -> intercept
 
 **Exactly once into a file channel.** The offset goes into the store with the events, as a mark, and to the group after
 that, where everybody sees it. A kill between the two leaves the group behind; the mark says where it stood (`Mark`), so
-that an operator's reset of the group's offsets is told from that and followed at the next start.
+that an operator's reset of the group's offsets is told from that. A reset is followed, at once while the source runs.
 
 It is the one reader of its group: where several shall share the work, Kafka's clients and the kafka source do.
 """
@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
+from agent import clock
 from agent.backoff import Backoff
 from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
@@ -27,13 +28,15 @@ from aggregator.services.topics import service_in
 from aggregator.topics.broker import Broker
 from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.following import Broken, Following
-from aggregator.topics.log.log import Offset, Partition
+from aggregator.topics.log.log import Offset, Partition, Place
 from aggregator.topics.record import Record
 
 LETTER = 64 << 10
 """Bytes of a batch that a dead letter keeps."""
 LOOK_SECONDS = 1.0
 """How often it looks for topics and partitions that are new."""
+DAY_MS = 86_400_000
+NOTHING = Offset(-1)
 OURS = ("headrace.origin", "headrace.number")
 
 
@@ -53,20 +56,21 @@ class TopicsConfig(SourceConfig):
 
 
 class Mark(NamedTuple):
-    """What the channel's store knows of a partition: its events reach to `after`; the group stood at `before` (-1: at
-    nothing) when the last of them were put."""
+    """What the channel's store knows of a partition: its events reach to `after`; when the last of them were put the
+    group stood at `before` (-1: at nothing), as was committed at `time_ms`."""
 
     topic_id: bytes
     before: int
+    time_ms: int
     after: int
 
     def __bytes__(self) -> bytes:
-        return b"%s %d %d" % (self.topic_id.hex().encode(), self.before, self.after)
+        return b"%s %d %d %d" % (self.topic_id.hex().encode(), self.before, self.time_ms, self.after)
 
     @classmethod
     def read(cls, mark: bytes) -> Mark:
-        topic_id, before, after = mark.decode().split()
-        return cls(bytes.fromhex(topic_id), int(before), int(after))
+        topic_id, *numbers = mark.decode().split()
+        return cls(bytes.fromhex(topic_id), *map(int, numbers))
 
 
 class TopicsSource(Source):
@@ -81,18 +85,22 @@ class TopicsSource(Source):
         self.broker = await service_in(self.services(), self.config.service)
         self.group = self.config.group or f"{self.agent}.{self.name}"
         self._marks = {name: Mark.read(mark) for name, mark in self.marks.items()}
-        self._followed: dict[tuple[str, int], Following] = {}
+        self._followed: dict[Place, Following] = {}
+        self._told: dict[Place, int] = {}
+        """What the group has committed, as far as this source knows; -1: nothing."""
 
     async def run(self) -> None:
         self._look()
-        self.counter.say("running")
         while True:
             moved = False
-            for followed in list(self._followed.values()):
+            for place, followed in list(self._followed.items()):
+                if self._committed(place).offset != self._told[place]:
+                    followed = self._set(place)
                 moved |= await self._step(followed)
             if not moved:
                 await self._wait()
                 self._look()
+                await self._renew()
 
     async def _wait(self) -> None:
         """For something new in a partition; a new one is found by looking."""
@@ -117,7 +125,8 @@ class TopicsSource(Source):
         }
         for place, partition in found.items():
             if place not in self._followed or self._followed[place].partition is not partition:
-                self._followed[place] = Following(log, partition, self._start(partition))
+                self._told[place] = self._committed(place).offset
+                self._followed[place] = self._from(partition, self._start(partition))
         for place in self._followed.keys() - found.keys():
             del self._followed[place]
         missing = [name for name in self.config.topics if name not in log.topics]
@@ -126,14 +135,45 @@ class TopicsSource(Source):
 
     def _start(self, partition: Partition) -> int:
         """The mark's place, unless the topic is another one, or the group's offset was set since."""
-        known = self.broker.log.committed(self.group).get((partition.topic, partition.index))
-        committed = known.offset if known else -1
+        known = self._committed((partition.topic, partition.index))
         mark = self._marks.get(self._mark_name(partition))
-        if mark and mark.topic_id == self._topic_id(partition) and committed in (-1, mark.before, mark.after):
-            return mark.after
-        if committed >= 0:
-            return committed
+        if mark and mark.topic_id == self._topic_id(partition):
+            ours = known.offset in (-1, mark.after) or (known.offset, known.time_ms) == (mark.before, mark.time_ms)
+            if ours:
+                return mark.after
+        return known.offset if known.offset >= 0 else self._reset(partition)
+
+    def _reset(self, partition: Partition) -> int:
         return partition.start if self.config.reset == "earliest" else partition.stable
+
+    def _from(self, partition: Partition, offset: int) -> Following:
+        """From there, unless the log was set back (a lost tail, a restored copy) and has never had that offset."""
+        if offset > partition.end:
+            self.log.warning(
+                "%s-%d ends at %d, and was read to %d: the log was set back; from its %s on it is read again",
+                partition.topic, partition.index, partition.end, offset, self.config.reset,
+            )  # fmt: skip
+            offset = self._reset(partition)
+        return Following(self.broker.log, partition, offset)
+
+    def _set(self, place: Place) -> Following:
+        """Somebody has set the group's offset, or removed it."""
+        partition, offset = self._followed[place].partition, self._committed(place).offset
+        self._told[place] = offset
+        self.log.info("the group's offset of %s-%d was set to %d", *place, offset)
+        self._followed[place] = self._from(partition, offset if offset >= 0 else self._reset(partition))
+        return self._followed[place]
+
+    def _committed(self, place: Place) -> Offset:
+        """-1 where the group has nothing."""
+        return self.broker.log.committed(self.group).get(place, NOTHING)
+
+    async def _renew(self) -> None:
+        """It is no member of its group, whose offsets would be forgotten if nothing came for a week."""
+        for place, followed in list(self._followed.items()):
+            known = self._committed(place)
+            if known.offset >= 0 and clock.wall_ms() - known.time_ms > DAY_MS:
+                await self._commit(followed.partition, known.offset)
 
     def _mark_name(self, partition: Partition) -> str:
         return f"{self.group}/{partition.topic}-{partition.index}"
@@ -161,14 +201,16 @@ class TopicsSource(Source):
 
     def _lost(self, followed: Following, error: TopicsError) -> None:
         partition = followed.partition
+        if error.code is Code.UNKNOWN_TOPIC_OR_PARTITION:
+            return  # the next look lets go of it
         if error.code is not Code.OFFSET_OUT_OF_RANGE:
-            return  # the topic is gone: the next look finds that out
-        to = partition.start if self.config.reset == "earliest" else partition.stable
+            raise DeliveryError(f"{partition.topic}-{partition.index}: {error}") from error
         self.log.warning(
             "%s-%d begins at %d by now: what it held from %d on was never read (retention)",
             partition.topic, partition.index, partition.start, followed.offset,
         )  # fmt: skip
-        self._followed[partition.topic, partition.index] = Following(self.broker.log, partition, to)
+        to = Following(self.broker.log, partition, self._reset(partition))
+        self._followed[partition.topic, partition.index] = to
 
     def _event(self, partition: Partition, record: Record) -> Event:
         """The record's headers; then, where they don't say it, its topic, partition, offset, time and key, named as by
@@ -225,12 +267,13 @@ class TopicsSource(Source):
         await self._commit(partition, broken.after)
 
     def _mark(self, partition: Partition, after: int) -> dict[str, Mark]:
-        known = self.broker.log.committed(self.group).get((partition.topic, partition.index))
-        before = known.offset if known else -1
-        return {self._mark_name(partition): Mark(self._topic_id(partition), before, after)}
+        known = self._committed((partition.topic, partition.index))
+        return {self._mark_name(partition): Mark(self._topic_id(partition), known.offset, known.time_ms, after)}
 
     async def _commit(self, partition: Partition, offset: int) -> None:
-        await self.broker.log.commit(self.group, {(partition.topic, partition.index): Offset(offset)})
+        place = partition.topic, partition.index
+        await self.broker.log.commit(self.group, {place: Offset(offset)})
+        self._told[place] = offset
 
 
 def _text(value: bytes | None) -> str:

@@ -15,8 +15,9 @@ from agent.event import Batch
 from agent.metrics import SourceCounter
 from agent.source import DeadLetter, Kept
 from agent.store.streams import Identity
-from aggregator.sources.topics import TopicsConfig, TopicsSource
+from aggregator.sources.topics import Mark, TopicsConfig, TopicsSource
 from aggregator.topics import record_batch
+from aggregator.topics.errors import Code, TopicsError
 from aggregator.topics.log.log import Append, Offset
 from tests.aggregator.sinks.test_topics import Here
 
@@ -148,9 +149,10 @@ def test_a_kill_between_the_store_and_the_group(here: Here) -> None:
         log = here.service.broker.log
         await place.put(*"ab")
         await place.reads(*"ab")
+        before = log.committed("agent.r")["t", 0]
         await place.put(*"cd")
         await place.reads(*"abcd")
-        await log.commit("agent.r", {("t", 0): Offset(2)})  # as if the last commit had not been made
+        await log.commit("agent.r", {("t", 0): before})  # as if the last commit had not been made
         await place.put("e")
         await place.reads(*"abcde")
 
@@ -167,6 +169,86 @@ def test_an_operator_sets_the_group_back(here: Here) -> None:
         await place.reads(*"abcd")
         await here.service.broker.log.commit("agent.r", {("t", 0): Offset(1)})
         await place.reads(*"abcdbcd")
+
+    run(here, steps)
+
+
+def test_an_operator_sets_the_group_to_where_it_was(here: Here) -> None:
+    """A reset to what was committed before the last batch isn't taken for a kill."""
+
+    async def steps(place: Place) -> None:
+        await place.put("a")
+        await place.reads("a")
+        await place.put("b")
+        await place.reads("a", "b")
+        await here.service.broker.log.commit("agent.r", {("t", 0): Offset(1, time_ms=12_345)})
+        await place.reads("a", "b", "b")
+
+    run(here, steps)
+
+
+def test_a_reset_while_it_runs(here: Here) -> None:
+    """It is followed at once, and not overwritten by the next batch."""
+
+    async def steps(place: Place) -> None:
+        log = here.service.broker.log
+        await place.put(*"abc")
+        source = place.source()
+        async with source:
+            running = asyncio.ensure_future(source.run())
+            await until(lambda: place.door.bodies == ["a", "b", "c"])
+            await until(lambda: log.committed("agent.r")["t", 0].offset == 3)
+            await log.commit("agent.r", {("t", 0): Offset(1)})
+            await place.put("d")
+            await until(lambda: len(place.door.bodies) >= 6)
+            assert place.door.bodies == [*"abc", *"bcd"]
+            running.cancel()
+
+    run(here, steps)
+
+
+def test_a_log_that_was_set_back(here: Here, caplog: pytest.LogCaptureFixture) -> None:
+    """A place behind the log's end is said, and reading begins as if nothing had been read: no record is left out."""
+
+    async def steps(place: Place) -> None:
+        await place.put("a")
+        topic_id = here.service.broker.topic("t").id
+        place.door.marks["agent.r/t-0"] = bytes(Mark(topic_id, -1, -1, 5))
+        await place.reads("a")
+        assert "the log was set back" in caplog.text
+
+    run(here, steps)
+
+
+def test_an_offset_is_renewed(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group of a source whose topic is quiet keeps its offset: it is committed again once a day."""
+    monkeypatch.setattr("aggregator.sources.topics.LOOK_SECONDS", 0.02)
+
+    async def steps(place: Place) -> None:
+        log = here.service.broker.log
+        await place.put("a")
+        await place.reads("a")
+        await log.commit("agent.r", {("t", 0): Offset(1, time_ms=1)})
+        await place.until(lambda: log.committed("agent.r")["t", 0].time_ms > 1)
+        assert log.committed("agent.r")["t", 0].offset == 1
+
+    run(here, steps)
+
+
+def test_a_log_that_can_not_be_read(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source fails with the reason, so that it is tried again with back-off, and said."""
+
+    async def steps(place: Place) -> None:
+        await place.put("a")
+
+        async def read(*_: Any) -> None:
+            raise TopicsError(Code.KAFKA_STORAGE_ERROR, "disk I/O error")
+
+        monkeypatch.setattr(here.service.broker.log, "read", read)
+        source = place.source()
+        async with source:
+            with pytest.raises(DeliveryError, match="t-0: disk I/O error"):
+                await source.run()
 
     run(here, steps)
 
