@@ -64,7 +64,8 @@ class Janitor:
             self._bury(work, next(iter(self.catalog.doomed)))
             return
         part = self._parts[0]
-        if part.id not in self.catalog.parts or not self._drop(work, part):
+        # Its number may be another topic's by now.
+        if self.catalog.parts.get(part.id) is not part or not self._drop(work, part):
             self._parts.popleft()
 
     # ---- deleted topics

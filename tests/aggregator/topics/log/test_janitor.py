@@ -196,6 +196,23 @@ def test_a_deleted_topic_is_gone_at_once_and_its_batches_by_and_by(held: Held, m
     assert (again.partition().start, again.partition().end) == (0, 2)
 
 
+def test_a_topic_that_comes_again_during_a_round_keeps_what_is_new(held: Held) -> None:
+    """It has the number of the deleted one, which waits in the round with batches to drop."""
+    held.create("t", retention_bytes="0")
+    held.append(batch(9))
+    held.do(lambda db, work: db.janitor.look(work))
+    held.do(lambda db, work: db.catalog.delete(work, "t"))
+    while held.db.catalog.doomed:
+        held.do(lambda db, work: db.janitor.slice(work))
+    held.create()
+    assert held.partition().id == 1
+    held.append(batch(3))
+    while held.db.janitor.due:
+        held.do(lambda db, work: db.janitor.slice(work))
+    again = held.killed()
+    assert (again.partition().start, again.partition().end, again.rows()) == (0, 3, 1)
+
+
 def test_idle_producers_are_forgotten_by_the_hour(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
     """After seven days without a batch."""
     held.create()
