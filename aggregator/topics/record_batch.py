@@ -219,13 +219,20 @@ def _built(
 def records(batch: bytes | memoryview, most: int = MOST) -> Iterator[Record]:
     """Each of the batch's records; its header and CRC are checked before the first. TopicsError CORRUPT_MESSAGE, also
     when it takes more than `most` bytes decompressed, or in the midst of it; UNSUPPORTED_COMPRESSION_TYPE."""
-    head, payload = _opened(batch, most)
-    for _, record in _walk(head, payload):
-        yield record if not head.attributes & _APPEND_TIME else record._replace(time=head.max_time)
+    for _, record in read_on(*opened(batch, most)):
+        yield record
 
 
-def _opened(batch: bytes | memoryview, most: int) -> tuple[Header, bytes]:
-    """The header, and the records decompressed."""
+def read_on(head: Header, payload: bytes, at: int = 0, before: int = 0) -> Iterator[tuple[int, Record]]:
+    """(position behind it, record) each, of what `opened` gave, from `at` on, where `before` records end.
+    TopicsError CORRUPT_MESSAGE."""
+    rest = payload[at:]
+    for end, record in walk(rest, head.count - before, head.base_offset, head.last_delta, head.base_time):
+        yield at + end, record if not head.attributes & _APPEND_TIME else record._replace(time=head.max_time)
+
+
+def opened(batch: bytes | memoryview, most: int = MOST) -> tuple[Header, bytes]:
+    """The header, and the records decompressed. TopicsError as `records`."""
     head = _sound(batch)
     payload = memoryview(batch)[SIZE : head.size]
     if not head.compression and len(payload) <= most:
@@ -253,7 +260,7 @@ def rewritten(batch: bytes | memoryview, keep: Callable[[Record], bool], most: i
     What stays is compressed as it was and keeps its offsets; so do the header's base offset and last delta, producer
     and sequence. A reader sees holes. TopicsError as `records`: nothing damaged gets a CRC that is right.
     """
-    head, payload = _opened(batch, most)
+    head, payload = opened(batch, most)
     kept = bytearray()
     count = start = 0
     latest = -(1 << 63)

@@ -81,7 +81,7 @@ async def _of_one(log: Log, partition: Partition, count: int, until: float) -> F
     while upper > partition.start and not few.full and asyncio.get_running_loop().time() < until:
         lower = max(partition.start, upper - width)
         try:
-            found, lower = await _window(Following(log, partition, lower), upper, count)
+            found, lower = await _window(Following(log, partition, lower, shown.OPENED_BYTES), upper, count)
         except TopicsError as error:
             if error.code is not Code.OFFSET_OUT_OF_RANGE:
                 raise

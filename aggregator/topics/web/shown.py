@@ -24,6 +24,8 @@ from aggregator.topics.record import Record
 
 MOST_BYTES = 1 << 20
 """Of one record."""
+OPENED_BYTES = 4 << 20
+"""Of a compressed batch: beyond, it is shown as one that can't be read."""
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 UNSAFE = re.compile("[\t\r\n\x7f-\x9f\u2028\u2029]")
 """Between a body's tokens, or raw in its strings: what ends a line or begins a command of a terminal."""

@@ -98,7 +98,10 @@ class Stream:
 
     def __init__(self, log: Log, topic: Topic, places: Places, whole: bool) -> None:
         self.log, self.topic, self.places, self.whole = log, topic, places, whole
-        self.followed = [Following(log, topic.partitions[index], places[index]) for index in places]
+        self.followed = [self._follow(topic.partitions[index], places[index]) for index in places]
+
+    def _follow(self, partition: Partition, offset: int) -> Following:
+        return Following(self.log, partition, offset, shown.OPENED_BYTES)
 
     async def chunks(self) -> AsyncGenerator[str, None]:
         """Without an end, unless the topic or the log goes."""
@@ -131,7 +134,7 @@ class Stream:
             if len(self.followed) == MOST_PARTITIONS:
                 raise TopicsError(Code.INVALID_PARTITIONS, f"a stream has at most {MOST_PARTITIONS} partitions")
             self.places[one.index] = one.start
-            self.followed.append(Following(self.log, one, one.start))
+            self.followed.append(self._follow(one, one.start))
         return self.followed
 
     async def _events(self, followed: Following) -> Iterable[str]:

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from agent.http import Page, Request
-from aggregator.topics import record_batch
+from aggregator.topics import compression, record_batch
 from aggregator.topics.log.log import Offset
 from aggregator.topics.web import newest as module
+from tests.aggregator.topics.batches import ZSTD, sealed
 from tests.aggregator.topics.talking import make
 from tests.aggregator.topics.web.browsing import TIME, Site, run
 
@@ -204,6 +205,24 @@ def test_a_batch_that_can_not_be_read(tmp_path: Path) -> None:
         assert (first["body"], last["body"]) == (1, 2)
         assert (broken["offset"], broken["next"]) == (1, 301) and "damaged" in broken["error"]
         assert "damaged" in (await site.get("/topics/a", Accept=BROWSER)).body
+
+    run(steps, tmp_path)
+
+
+def test_a_batch_that_grows_too_large(tmp_path: Path) -> None:
+    """A few kB that are 5 MB decompressed are shown as a batch that can't be read, by the page and by a stream."""
+    plain = record_batch.build([(TIME, None, bytes(1_000_000), ())] * 5)
+    grown = sealed(plain, compression.compress(ZSTD, plain[61:]), ZSTD)
+
+    async def steps(site: Site) -> None:
+        await site.append("a", grown)
+        await site.put("a", b"2")
+        broken, last = (await site.get("/topics/a?last=100")).json
+        assert (broken["offset"], broken["next"], last["body"]) == (0, 5, 2)
+        assert "error" in broken
+        events = await site.stream("/topics/a/stream?from=earliest")
+        await events.next()
+        assert (await events.next()).name == "broken"
 
     run(steps, tmp_path)
 
