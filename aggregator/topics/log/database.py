@@ -119,6 +119,15 @@ class Database(Connection):
 
     # ---- open and close
 
+    def restart_wal(self) -> None:
+        """Copy the WAL into the file and cut it; as far as that goes at once if another process reads."""
+        (patience,) = self.conn.execute("PRAGMA busy_timeout").fetchone()
+        self.conn.execute("PRAGMA busy_timeout=0")
+        try:
+            self.checkpoint("TRUNCATE")
+        finally:
+            self.conn.execute(f"PRAGMA busy_timeout={patience}")
+
     def views(self) -> Views:
         """What the loop begins with."""
         views = Views(self.options.cache_bytes)

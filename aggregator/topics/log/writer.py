@@ -161,17 +161,19 @@ class Writer:
                 raise
             tells = self._disk_full(group, outcome)
         self._post(self.told.done, outcome, tells)
-        if self.space.wal_size() > self._wal_limit:
-            self._restart_wal()
+        if self.space.wal_size() > self._wal_limit and not self._spare(self._restart_wal):
+            self.space.ran_out(0)
         self._count_used()
         self.space.keep_reserve()
 
     def _restart_wal(self) -> None:
-        with self.turns.alone():
-            self.db.checkpoint("TRUNCATE")
-        # Somebody else reads the file (an operator's sqlite3): not at every commit again.
-        size = self.space.wal_size()
-        self._wal_limit = size + WAL_LIMIT if size > WAL_LIMIT else WAL_LIMIT
+        try:
+            with self.turns.alone():
+                self.db.restart_wal()
+        finally:
+            # Somebody else reads the file (an operator's sqlite3), or it can't grow: not at every commit again.
+            size = self.space.wal_size()
+            self._wal_limit = size + WAL_LIMIT if size > WAL_LIMIT else WAL_LIMIT
 
     def _refuse(self, group: list[Job], outcome: Outcome) -> list[Job]:
         error = TopicsError(Code.KAFKA_STORAGE_ERROR, self.space.full)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -18,9 +19,10 @@ from agent.errors import ChannelError
 from agent.store.streams import Transit
 from aggregator.topics import record_batch
 from aggregator.topics.errors import Code, TopicsError
+from aggregator.topics.log import writer
 from aggregator.topics.log.log import Append, Appended, Database, Log, Offset, Options, Work
 from aggregator.topics.log.writer import WAL_LIMIT
-from tests.aggregator.topics.log.parts import NOW, batch
+from tests.aggregator.topics.log.parts import NOW, Held, batch
 
 
 @asynccontextmanager
@@ -456,3 +458,59 @@ def test_readers_of_old_data_let_the_wal_start_over(tmp_path: Path) -> None:
             assert longest < WAL_LIMIT + (4 << 20)
 
     asyncio.run(main())
+
+
+def test_a_checkpoint_that_finds_no_room_fills_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Appends are refused as on any full disk, the rest goes on; it isn't tried again at every commit."""
+    monkeypatch.setattr(writer, "WAL_LIMIT", 64 << 10)
+
+    async def main() -> None:
+        async with opened(tmp_path) as log:
+            await log.create("t", 1)
+            tried, truncate = [], log._writer.db.restart_wal
+            log._writer.space.has_room = lambda: False  # type: ignore[method-assign]
+
+            def no_room() -> None:
+                tried.append(1)
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+
+            log._writer.db.restart_wal = no_room  # type: ignore[method-assign]
+            await append(log, batch(value=bytes(100_000)))
+            with pytest.raises(TopicsError) as caught:
+                await append(log, batch())
+            assert caught.value.code is Code.KAFKA_STORAGE_ERROR
+            assert log._writer.space.reserved == 0
+            for offset in range(3):
+                await log.commit("g", {("t", 0): Offset(offset)})
+            assert (len(tried), log.committed("g")["t", 0].offset) == (1, 2)
+            log._writer.db.restart_wal = truncate  # type: ignore[method-assign]
+            del log._writer.space.has_room
+            while log._writer.space.full:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert (await append(log, batch())).base_offset == 1
+
+    asyncio.run(main())
+
+
+def test_nobody_outside_holds_the_writer_up(tmp_path: Path) -> None:
+    """While another process reads, what can't be copied now is left, however long the connection waits otherwise."""
+    held = Held(tmp_path / "log")
+    held.create()
+    outside = sqlite3.connect(held.folder / "topics.db", check_same_thread=False)
+    outside.execute("BEGIN")
+    outside.execute("SELECT count(*) FROM batch").fetchone()
+    held.append(batch())
+    held.db.conn.execute("PRAGMA busy_timeout=600000")
+    thread = threading.Thread(target=held.db.restart_wal)
+    thread.start()
+    thread.join(30)
+    waited = thread.is_alive()
+    outside.close()
+    thread.join()
+    assert not waited
+    assert held.db.conn.execute("PRAGMA busy_timeout").fetchone() == (600000,)
+    held.db.restart_wal()
+    assert (held.folder / "topics.db-wal").stat().st_size == 0
+    held.db.close()
