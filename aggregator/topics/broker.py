@@ -59,16 +59,17 @@ class Room:
     """Bytes of records that are read and not yet sent, of all connections together.
 
     One answer gets a quarter of what is left, so that a client that reads slowly doesn't take it all; where little is
-    left it gets nothing. It may be overdrawn by one batch an answer.
+    left it gets one batch, so that clients that don't read keep nobody else from going on. When twice the limit is
+    used up it gets nothing. It may be overdrawn by one batch an answer.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0
 
     def share(self) -> int:
-        """What one answer may take now; 0 if it has to wait."""
+        """What one answer may take now; 1: one batch; 0 if it has to wait."""
         share = (self.limit - self.used) // 4
-        return share if share >= LEAST_SHARE else 0
+        return share if share >= LEAST_SHARE else int(self.used < 2 * self.limit)
 
 
 class Broker:

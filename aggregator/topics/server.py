@@ -90,6 +90,8 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
         """A frame that can't begin yet."""
         self.flights: deque[Flight] = deque()
         self.out = Outbox()
+        self.taken = 0.0
+        """Monotonic seconds when it last took all that was written, or something to take was written."""
         self.ending = False
         """Nothing more is begun."""
         self.ended = False
@@ -131,11 +133,16 @@ class TopicsPeer(Peer, asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.stuffed = True
+        self.taken = time.monotonic()
 
     def resume_writing(self) -> None:
         self.stuffed = False
         self.touched = time.monotonic()
         self.resume()
+
+    def stalled(self, since: float) -> bool:
+        """As any peer; and who doesn't read its answers, whatever it sends meanwhile."""
+        return super().stalled(since) or (self.stuffed and self.taken < since)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.ending = True

@@ -15,12 +15,15 @@ from aggregator.topics.wire.tables.connection import METADATA
 
 
 async def metadata(request: Request, session: Session) -> Body:
-    """Null asks for all topics (in version 0 an empty list does): those that this client has a right to."""
+    """Null asks for all topics (in version 0 an empty list does): those that this client has a right to. One that is
+    named many times is answered once."""
     asked, broker = request.body["topics"], session.broker
     if asked is None or (request.version == 0 and not asked):
         topics = [_topic(topic) for topic in broker.log.topics.values() if session.may("describe", topic.name)]
     else:
-        topics = await _named([one["name"] for one in asked], request.body["allow_auto_topic_creation"], session)
+        topics = await _named(
+            dict.fromkeys(one["name"] for one in asked), request.body["allow_auto_topic_creation"], session
+        )
     settings = broker.settings
     return {
         "brokers": [{"node_id": NODE, "host": settings.host, "port": settings.port}],

@@ -17,7 +17,7 @@ from aggregator.topics.wire.api import Body, Request
 from aggregator.topics.wire.tables.offsets import OFFSET_COMMIT, OFFSET_DELETE, OFFSET_FETCH
 
 METADATA_LENGTH = 4096
-"""Characters that a consumer may keep with an offset (Kafka's offset.metadata.max.bytes)."""
+"""Bytes that a consumer may keep with an offset (Kafka's offset.metadata.max.bytes)."""
 MOST_OFFSETS = 200_000
 """Of all groups together; memory holds them."""
 
@@ -46,7 +46,7 @@ def fault(session: Session, group: str, place: Place, metadata: str | None) -> C
         session.partition(*place, "read")
     except TopicsError as error:
         return error.code
-    return Code.OFFSET_METADATA_TOO_LARGE if len(metadata or "") > METADATA_LENGTH else Code.NONE
+    return Code.OFFSET_METADATA_TOO_LARGE if len((metadata or "").encode()) > METADATA_LENGTH else Code.NONE
 
 
 async def _kept(session: Session, group: str, offsets: dict[Place, Offset]) -> Code:
@@ -83,7 +83,8 @@ async def fetch(request: Request, session: Session) -> Body:
 
 
 def _named(topics: list[Body]) -> list[Place]:
-    return [(topic["name"], index) for topic in topics for index in topic["partition_indexes"]]
+    """Each once."""
+    return [*dict.fromkeys((topic["name"], index) for topic in topics for index in topic["partition_indexes"])]
 
 
 def _readable(session: Session, place: Place, unstable: Collection[Place]) -> Code:

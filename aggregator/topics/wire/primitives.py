@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from agent.errors import LocalProtocolError, RemoteProtocolError
 
-MAX_ITEMS = 1 << 17
-"""Array elements in one frame, nested ones counted: some 40 MB of objects."""
+MAX_ITEMS = 1 << 15
+"""Array elements in one frame, nested ones counted: some 10 MB of objects."""
 WHOLE = 1024
 """From so many bytes on, a value is a part of its own instead of a copy."""
 

@@ -263,6 +263,43 @@ def test_a_client_that_reads_nothing_has_a_bounded_answer(tmp_path: Path, monkey
     run(steps, tmp_path, maxBytesInFlight="20MiB")
 
 
+def test_who_does_not_read_can_not_buy_time_by_sending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then of a next request keeps neither the connection nor the room that its answer takes."""
+    monkeypatch.setattr(listeners, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(listeners, "STALL_SECONDS", 0.3)
+
+    async def steps(scene: Scene) -> None:
+        client = await topic(scene)
+        for _ in range(8):
+            await produce(client, "t", batch(b"x" * 1_000_000))
+        deaf = await scene.client()
+        deaf.send(FETCH, 11, fetching(("t", 0, 0), most=1 << 30))
+        request = framed(b"".join(encode_request(METADATA, 8, 2, "x" * 30_000, {"topics": None})))
+        at = 0
+        while len(scene.peers) == 2:
+            deaf.writer.write(request[at : at + 1])
+            at += 1
+            await asyncio.sleep(0.02)
+        assert scene.service.broker.room.used == 0
+
+    run(steps, tmp_path)
+
+
+def test_where_answers_fill_the_room_others_go_on(tmp_path: Path) -> None:
+    """A batch at a time, however long those who fill it take to read."""
+
+    async def steps(scene: Scene) -> None:
+        client = await topic(scene)
+        for value in (b"a", b"b"):
+            await produce(client, "t", batch(value))
+        room = scene.service.broker.room
+        room.used = room.limit
+        for at, value in enumerate((b"a", b"b")):
+            assert values((await fetch(client, ("t", 0, at)))[0]["records"]) == [value]
+
+    run(steps, tmp_path)
+
+
 def test_a_slow_reader_is_not_taken_for_a_deaf_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who takes its answer little by little may take longer than the bound on silence."""
     monkeypatch.setattr(listeners, "SWEEP_SECONDS", 0.02)
@@ -289,14 +326,14 @@ def test_a_slow_reader_is_not_taken_for_a_deaf_one(tmp_path: Path, monkeypatch: 
     run(steps, tmp_path)
 
 
-def test_where_answers_fill_the_room_a_fetch_waits(tmp_path: Path) -> None:
+def test_where_answers_fill_twice_the_room_a_fetch_waits(tmp_path: Path) -> None:
     """It gets no records after its wait, and no error; and all of them when there is room again."""
 
     async def steps(scene: Scene) -> None:
         client = await topic(scene)
         await produce(client, "t", batch(b"a"))
         room = scene.service.broker.room
-        room.used = room.limit
+        room.used = 2 * room.limit
         assert (await fetch(client, ("t", 0, 0), wait=10))[0]["records"] == b""
         room.used = 0
         assert values((await fetch(client, ("t", 0, 0)))[0]["records"]) == [b"a"]

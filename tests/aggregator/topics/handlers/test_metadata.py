@@ -55,6 +55,18 @@ def test_all_topics(tmp_path: Path, version: int, topics: object) -> None:
     run(steps, tmp_path)
 
 
+def test_a_topic_is_answered_once(tmp_path: Path) -> None:
+    """However often it is named: each answer has all of its partitions."""
+
+    async def steps(scene: Scene) -> None:
+        await scene.log.create("a", 1)
+        asked = {"topics": [{"name": "a"}] * 3, "allow_auto_topic_creation": False}
+        body = await (await scene.client()).ask(METADATA, 8, asked)
+        assert [one["name"] for one in body["topics"]] == ["a"]
+
+    run(steps, tmp_path)
+
+
 def test_no_topic_may_be_asked_for(tmp_path: Path) -> None:
     """From version 1 on an empty list is that."""
 

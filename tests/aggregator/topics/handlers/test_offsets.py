@@ -80,6 +80,14 @@ def test_null_fetches_all_offsets_of_a_group(tmp_path: Path, version: int) -> No
         assert fetched(desk.ask(OFFSET_FETCH, version, {"group_id": "g", "topics": None})) == {("t", 1): 7, ("u", 0): 8}
 
 
+def test_a_partition_is_answered_once(tmp_path: Path) -> None:
+    """However often OffsetFetch names it: each answer may have 4 kB of metadata."""
+    with asking(tmp_path) as desk:
+        desk.create("t")
+        body = desk.ask(OFFSET_FETCH, 5, fetching(*[("t", 0)] * 3))
+        assert [len(topic["partitions"]) for topic in body["topics"]] == [1]
+
+
 def test_a_stranger_to_a_live_group_commits_nothing(tmp_path: Path) -> None:
     """While a group has members, a commit by none of them is UNKNOWN_MEMBER_ID, one of an old generation
     ILLEGAL_GENERATION."""
@@ -105,12 +113,12 @@ def test_what_cannot_be_committed_is_said_beside_what_is(tmp_path: Path) -> None
 
 
 def test_metadata_has_a_bound(tmp_path: Path) -> None:
-    """4096 characters are kept, one more is OFFSET_METADATA_TOO_LARGE."""
+    """4096 bytes are kept, one more is OFFSET_METADATA_TOO_LARGE."""
     with asking(tmp_path) as desk:
         desk.create("t", 2)
         partitions = [
-            {"partition_index": index, "committed_offset": 1, "committed_metadata": "ä" * length}
-            for index, length in ((0, 4096), (1, 4097))
+            {"partition_index": index, "committed_offset": 1, "committed_metadata": "ä" * 2047 + "x" * more}
+            for index, more in ((0, 2), (1, 3))
         ]
         body = desk.ask(OFFSET_COMMIT, 5, {"group_id": "g", "topics": [{"name": "t", "partitions": partitions}]})
         assert codes(body) == {("t", 0): Code.NONE, ("t", 1): Code.OFFSET_METADATA_TOO_LARGE}
