@@ -3,7 +3,7 @@
 - Whole batches, from the one that holds the asked offset on; the first one of an answer whatever its size, since else
   its reader would never get past it.
 - With less than `min_bytes` the answer waits for more, `max_wait_ms` at most. What is wrong with any partition is
-  said at once.
+  said at once; and where a limit cut what there is, there is nothing to wait for.
 - There are no fetch sessions (KIP-227): an answer has session id 0, and clients name all their partitions each time.
 - While answers of other clients take all the `Room`, there are no records: after its wait the client asks again.
 """
@@ -24,8 +24,11 @@ from aggregator.topics.wire.tables.records import FETCH
 
 MOST = 8 << 20
 """Bytes of an answer, whatever a client allows: more makes nothing quicker."""
-PAUSE = 0.01
-"""Seconds; who wants more than the next record gets it in pieces of this time, not looked for at each append."""
+MOST_WAIT = 300.0
+"""Seconds; a client that wants to wait longer asks again."""
+PAUSE, LONGEST_PAUSE = 0.01, 0.64
+"""Seconds; who wants more than the next record gets it in pieces of this time, not looked for at each append. Each
+pause is twice as long as the one before, since each time all is read again."""
 
 
 class Wanted(NamedTuple):
@@ -39,11 +42,12 @@ class Wanted(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The answer's partitions, and the bytes of their records."""
+    """The answer's partitions, and the bytes of their records; `whole`: there is more, or something is wrong, so that
+    nothing that comes would make a better answer."""
 
     answers: list[Body]
     size: int
-    failed: bool
+    whole: bool
 
 
 async def fetch(request: Request, session: Session) -> Body:
@@ -75,19 +79,21 @@ def _wanted(topic: str, asked: Body, session: Session) -> Wanted:
 async def _poll(wanted: list[Wanted], body: Body, session: Session) -> Found:
     """Read; and again when there is more, until it is enough or the time is over."""
     loop, log = asyncio.get_running_loop(), session.broker.log
-    until = loop.time() + body["max_wait_ms"] / 1000
+    until = loop.time() + min(body["max_wait_ms"] / 1000, MOST_WAIT)
+    pause = PAUSE
     watched = [one.partition for one in wanted if one.partition]
     while True:
         change = log.changed(watched)  # from before the reading, so that nothing in between is missed
         try:
             found = await _read(wanted, body["max_bytes"], body["isolation_level"] == 1, session)
             left = until - loop.time()
-            if found.size >= body["min_bytes"] or found.failed or left <= 0:
+            if found.size >= body["min_bytes"] or found.whole or left <= 0:
                 return found
             session.hold(-found.size)
             await asyncio.wait([change], timeout=left)
             if found.size:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(min(pause, max(0.0, until - loop.time())))
+                pause = min(2 * pause, LONGEST_PAUSE)
         finally:
             change.cancel()
 
@@ -96,20 +102,24 @@ async def _read(wanted: Iterable[Wanted], most: int, committed: bool, session: S
     free = session.broker.room.share()
     share = max(0, min(most, MOST, free))
     session.hold(share)
-    answers, size, failed = [], 0, False
+    answers, size, failed, cut = [], 0, False, False
     for one in wanted:
         try:
-            batches, answer = await _part(one, share - size, free > 0 and not size, committed, session)
+            batches, answer, more = await _part(one, share - size, free > 0 and not size, committed, session)
             size += sum(map(len, batches))
+            cut |= more
         except TopicsError as error:
             answer, failed = _failed(one.number, error.code), True
         answers.append(answer)
     session.hold(size - share)
-    return Found(answers, size, failed)
+    return Found(answers, size, failed or (cut and size > 0))
 
 
-async def _part(one: Wanted, room: int, first: bool, committed: bool, session: Session) -> tuple[list[bytes], Body]:
-    """The batches of a partition in at most `room` bytes (the `first` of an answer is there in any case)."""
+async def _part(
+    one: Wanted, room: int, first: bool, committed: bool, session: Session
+) -> tuple[list[bytes], Body, bool]:
+    """The batches of a partition in at most `room` bytes (the `first` of an answer is there in any case), its answer,
+    and whether there is more behind them."""
     if one.partition is None:
         raise TopicsError(one.failed)
     partition, log = one.partition, session.broker.log
@@ -125,13 +135,13 @@ async def _part(one: Wanted, room: int, first: bool, committed: bool, session: S
         "log_start_offset": partition.start,
         "records": batches,
     }
+    after = record_batch.header(batches[-1]).last_offset + 1 if batches else one.offset
     if committed:
-        after = record_batch.header(batches[-1]).last_offset + 1 if batches else one.offset
         answer["aborted_transactions"] = [
             {"producer_id": producer, "first_offset": start}
             for producer, start in log.aborted(partition, one.offset, after)
         ]
-    return batches, answer
+    return batches, answer, after < upto
 
 
 def _failed(index: int, code: Code) -> Body:

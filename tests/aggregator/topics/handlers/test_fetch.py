@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -189,6 +190,55 @@ def test_a_wait_ends(tmp_path: Path) -> None:
         assert values(found["records"]) == [b"a"]
 
     run(steps, tmp_path)
+
+
+@pytest.mark.parametrize("topics", [("t",), ("t", "u")])
+def test_who_lags_behind_does_not_wait(tmp_path: Path, topics: tuple[str, ...]) -> None:
+    """However much it wants at least: what comes while it waits would not be in an answer that its bounds have cut, be
+    it in a partition or between two."""
+
+    async def steps(scene: Scene) -> None:
+        for name in topics:
+            client = await filled(scene, *[batch(b"x" * 5000)] * (3 - len(topics)), topic=name)
+        found = await fetch(client, *((name, 0, 0) for name in topics), wait=HOUR_MS, least=1 << 20, most=6000)
+        assert [values(one["records"]) for one in found] == [[b"x" * 5000], []][: len(topics)]
+
+    run(steps, tmp_path)
+
+
+def test_a_wait_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a client asks for."""
+    monkeypatch.setattr(module, "MOST_WAIT", 0.02)
+
+    async def steps(scene: Scene) -> None:
+        client = await filled(scene, batch(b"a"))
+        (found,) = await fetch(client, ("t", 0, 1), wait=HOUR_MS)
+        assert (found["error_code"], found["records"]) == (0, b"")
+
+    run(steps, tmp_path)
+
+
+def test_who_wants_much_does_not_look_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look reads all again: the pauses between them grow, up to a bound, and end with its time."""
+    pauses = list[float]()
+
+    async def slept(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def steps(scene: Scene) -> None:
+        client = await filled(scene, batch(b"a"))
+        partition = scene.log.partition("t", 0)
+        client.send(FETCH, 11, fetching(("t", 0, 0), wait=HOUR_MS, least=1 << 20))
+        other = await scene.client()
+        for count in range(10):
+            await until(lambda: partition.waiting)
+            await produce(other, "t", batch(b"b"))
+            await until(lambda count=count: len(pauses) > count)
+
+    monkeypatch.setattr(module, "asyncio", SimpleNamespace(**vars(asyncio) | {"sleep": slept}))
+    run(steps, tmp_path)
+    assert pauses[:8] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 0.64]
 
 
 def test_a_topic_that_is_deleted_wakes_its_readers(tmp_path: Path) -> None:
