@@ -2,8 +2,9 @@
 
 A slice is a transaction of its own between two group commits, a few MiB at most, so that a large topic's end stops
 nobody. Retention drops whole batches, from the oldest on, and stops before what a transaction has not decided. A batch
-counts from its greatest record time, but never from later than its arrival: a clock that runs ahead keeps nothing for
-ever.
+counts from its greatest record time; from its arrival if that is still to come, so that a clock that runs ahead keeps
+nothing for ever. When this machine learns the time, what came before counts as if it had known it. (After a restart it
+counts as it was stamped.)
 
 Topics whose cleanup.policy is `compact` alone keep their batches; those are for compaction to rewrite (compaction.py).
 """
@@ -26,6 +27,8 @@ from aggregator.topics.record_batch import Header
 SLICE_ROWS, SLICE_BYTES = 256, 4 << 20
 FORGET_MS = 3_600_000
 """Idle producers are looked for so often."""
+JUMP_MS = 60_000
+"""A wall clock that went ahead of the boot clock by more has been set."""
 
 
 class _Row(NamedTuple):
@@ -36,13 +39,23 @@ class _Row(NamedTuple):
     head: Header
 
 
+class _Early(NamedTuple):
+    """What arrived between these times, in ms, has a `kept` that is so much too early: then the clock was set."""
+
+    first: int
+    last: int
+    late: int
+
+
 class Janitor:
     """`look` when it is time, then `slice` while there is something `due`; `trim` when somebody asks for it."""
 
     def __init__(self, conn: sqlite3.Connection, catalog: Catalog, batches: Batches) -> None:
         self.conn, self.catalog, self.batches = conn, catalog, batches
         self._parts: deque[PartState] = deque()
-        self._forgot_ms = clock.wall_ms()
+        self._forgot_ms = self._since = clock.wall_ms()
+        self._booted = _booted_ms(self._since)
+        self._early: list[_Early] = []
 
     @property
     def due(self) -> bool:
@@ -112,6 +125,7 @@ class Janitor:
     def _gone(self, part: PartState) -> list[_Row]:
         """The oldest batches that are to go now, no more than a slice."""
         settings, now = part.topic.settings, clock.wall_ms()
+        self._see_jump(now)
         decided = part.stable if "delete" in settings["cleanup.policy"] else part.start
         age, most = int(settings["retention.ms"]), int(settings["retention.bytes"])
         gone: list[_Row] = []
@@ -119,12 +133,28 @@ class Janitor:
         for row in self._oldest(part.id):
             left -= row.head.size
             if row.head.last_offset >= part.start:
-                time = min(row.head.max_time, row.kept) if row.head.max_time >= 0 else row.kept
-                kept = not (0 <= age < now - time or 0 <= most <= left)
+                kept = not (0 <= age < now - self._time(row, now) or 0 <= most <= left)
                 if kept or row.head.last_offset >= decided:
                     break
             gone.append(row)
         return gone
+
+    def _time(self, row: _Row, now: int) -> int:
+        """From which a batch's age counts."""
+        time = row.head.max_time if 0 <= row.head.max_time <= now else row.kept
+        late = sum(early.late for early in self._early if early.first <= row.kept <= early.last)
+        return max(time, row.kept + late) if late else time
+
+    def _see_jump(self, now: int) -> None:
+        """Whether the wall clock was set since this was last asked."""
+        jump = _booted_ms(now) - self._booted
+        self._booted += jump
+        if jump > JUMP_MS:
+            last = now - jump
+            self._early = [early._replace(late=early.late + jump) for early in self._early]
+            self._early.append(_Early(self._since, last, jump))
+            self._since = last + 1
+        self._since = min(self._since, now)
 
     def _oldest(self, id_: int) -> list[_Row]:
         """A slice from the partition's front."""
@@ -143,3 +173,8 @@ class Janitor:
 
     def _delete(self, id_: int, last: int) -> None:
         self.conn.execute("DELETE FROM batch WHERE id BETWEEN ? AND ?", (key(id_, 0), last))
+
+
+def _booted_ms(now: int) -> int:
+    """When the machine started, by the wall clock."""
+    return now - clock.boot_ns() // 1_000_000

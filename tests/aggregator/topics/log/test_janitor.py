@@ -80,14 +80,55 @@ def test_old_batches_go(held: Held) -> None:
 
 
 def test_a_time_to_come_keeps_nothing_for_ever(held: Held) -> None:
-    """A batch counts from its arrival at the latest; one without a time from that."""
+    """A batch whose time is still to come counts from its arrival; one without a time, too."""
     held.create("t", retention_ms=str(2 * DAY))
-    held.append(batch(time=at(-900)), batch(time=-1), batch(time=at(0)))
+    held.append(batch(time=at(-900)), batch(time=-1), batch(time=at(-1)))
     assert held.tidy() == 1
     assert held.rows() == 3
     held.db.conn.execute("UPDATE batch SET kept=?", (at(3),))
     held.tidy()
     assert held.partition().start == 3
+
+
+def test_a_clock_that_was_late_takes_no_record_with_a_right_time(held: Held) -> None:
+    """Whatever it stamped its arrival with."""
+    held.create("t", retention_ms=str(2 * DAY))
+    held.append(batch(time=at(1)))
+    held.db.conn.execute("UPDATE batch SET kept=?", (at(9000),))
+    held.tidy()
+    assert held.partition().start == 0
+
+
+class Clocks:
+    """Of a machine that has been up for a minute and thinks that it is 1970; milliseconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.boot = 60_000, 60_000
+        monkeypatch.setattr(clock, "wall_ms", lambda: self.wall)
+        monkeypatch.setattr(clock, "boot_ns", lambda: self.boot * 1_000_000)
+
+    def go_on(self, ms: int) -> None:
+        self.wall += ms
+        self.boot += ms
+
+
+def test_a_machine_that_learns_the_time_keeps_what_it_has_just_stamped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came before counts from when it came by the right clock, also if that was set in steps."""
+    clocks = Clocks(monkeypatch)
+    held = Held(tmp_path / "log")
+    held.create("t", retention_ms=str(2 * DAY))
+    starts = []
+    for jump, passes in ((9000 * DAY, DAY), (9000 * DAY, DAY // 2), (0, DAY), (0, DAY // 2 + 2)):
+        held.append(batch(time=clocks.wall))
+        clocks.wall += jump
+        held.tidy()
+        starts.append(held.partition().start)
+        clocks.go_on(passes)
+    held.tidy()
+    assert [*starts, held.partition().start] == [0, 0, 0, 1, 2]
+    held.db.close()
 
 
 def test_retention_is_the_logs_where_the_topic_has_none(tmp_path: Path) -> None:
