@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Collection
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 from aggregator.topics.broker import NODE, Handler, Session
 from aggregator.topics.errors import Code, TopicsError
@@ -17,6 +17,18 @@ from aggregator.topics.log.log import Database, Topic, Work
 from aggregator.topics.wire.api import Body, Request
 from aggregator.topics.wire.tables.admin import CREATE_PARTITIONS, CREATE_TOPICS, DELETE_TOPICS, DESCRIBE_LOG_DIRS
 from aggregator.topics.wire.tables.records import DELETE_RECORDS
+
+MOST_PARTS = 1000
+"""Topics, or partitions, that one request may change: each change writes."""
+Part = TypeVar("Part")
+
+
+async def each(parts: Sequence[Part], change: Callable[[Part], Awaitable[Any]]) -> list[Body]:
+    """The answers of what one request asks for. POLICY_VIOLATION, all of them, if that is too much."""
+    if len(parts) > MOST_PARTS:
+        refused = {"error_code": Code.POLICY_VIOLATION, "error_message": f"a request may change {MOST_PARTS} at most"}
+        return [refused] * len(parts)
+    return await asyncio.gather(*(answer(change(part)) for part in parts))
 
 
 async def answer(work: Awaitable[Any]) -> Body:
@@ -48,9 +60,7 @@ async def create(request: Request, session: Session) -> Body:
     """CreateTopics: a name that comes twice is created by neither."""
     topics, tried = request.body["topics"], request.body["validate_only"]
     names = Counter(topic["name"] for topic in topics)
-    answers = await asyncio.gather(
-        *(answer(_create(session, topic, names[topic["name"]] > 1, tried)) for topic in topics)
-    )
+    answers = await each(topics, lambda topic: _create(session, topic, names[topic["name"]] > 1, tried))
     return {"topics": [{"name": topic["name"], **one} for topic, one in zip(topics, answers, strict=True)]}
 
 
@@ -108,7 +118,7 @@ def _config(pairs: list[Body]) -> dict[str, str]:
 async def delete(request: Request, session: Session) -> Body:
     """DeleteTopics: with batches and what groups have committed of it."""
     names = request.body["topic_names"]
-    answers = await asyncio.gather(*(answer(_delete(session, name)) for name in names))
+    answers = await each(names, lambda name: _delete(session, name))
     return {
         "responses": [{"name": name, "error_code": one["error_code"]} for name, one in zip(names, answers, strict=True)]
     }
@@ -121,7 +131,7 @@ async def _delete(session: Session, name: str) -> None:
 async def create_partitions(request: Request, session: Session) -> Body:
     """CreatePartitions: `count` is what the topic has then."""
     topics, tried = request.body["topics"], request.body["validate_only"]
-    answers = await asyncio.gather(*(answer(_grow(session, topic, tried)) for topic in topics))
+    answers = await each(topics, lambda topic: _grow(session, topic, tried))
     return {"results": [{"name": topic["name"], **one} for topic, one in zip(topics, answers, strict=True)]}
 
 
@@ -143,15 +153,18 @@ async def _grow(session: Session, asked: Body, tried: bool) -> None:
 async def delete_records(request: Request, session: Session) -> Body:
     """DeleteRecords: what is below an offset; -1: all that is there."""
     asked = [(topic["name"], one) for topic in request.body["topics"] for one in topic["partitions"]]
-    answers = await asyncio.gather(*(_trimmed(session, name, one) for name, one in asked))
+    refused = Code.POLICY_VIOLATION if len(asked) > MOST_PARTS else Code.NONE
+    answers = await asyncio.gather(*(_trimmed(session, name, one, refused) for name, one in asked))
     topics: dict[str, list[Body]] = {}
     for (name, _), one in zip(asked, answers, strict=True):
         topics.setdefault(name, []).append(one)
     return {"topics": [{"name": name, "partitions": partitions} for name, partitions in topics.items()]}
 
 
-async def _trimmed(session: Session, name: str, asked: Body) -> Body:
+async def _trimmed(session: Session, name: str, asked: Body, refused: Code) -> Body:
     index = asked["partition_index"]
+    if refused:
+        return {"partition_index": index, "error_code": refused}
     try:
         return {"partition_index": index, "low_watermark": await _trim(session, name, index, asked["offset"])}
     except TopicsError as error:

@@ -54,6 +54,8 @@ def _append(topic: str, asked: Body, body: Body, session: Session) -> Append | T
         session.partition(topic, asked["index"], "write")
         most = session.broker.log.settings(session.broker.topic(topic))["max.message.bytes"]
         batches = record_batch.split(memoryview(asked["records"] or b""), int(most))
+        if len(batches) > 1:  # as Kafka's ProduceRequest.validateRecords
+            raise TopicsError(Code.INVALID_RECORD, f"a request has 1 batch a partition, not {len(batches)}")
         return Append(topic, asked["index"], batches, body["transactional_id"])
     except TopicsError as error:
         return error

@@ -33,6 +33,8 @@ GROUP_BYTES = 4 << 20
 """Appends beyond this sum go into the next commit: it bounds the WAL and with it the reserve."""
 WAL_LIMIT = 4 * WAL_BYTES
 """Beyond this the writer waits for the reader, so that the WAL can start over."""
+GROUP_JOBS = 1000
+"""And so many of them, as a small one takes time, too: the commit's answers wait for all."""
 LOOSE_BYTES, LOOSE_SHARE, VACUUM_STEP = 8 << 20, 3, 256
 """With more free bytes than this, and a third of the file, pages are given back, so many at a time, while there is
 nothing else to do. Fewer are soon filled again: to give them back would move every byte of a log once more."""
@@ -142,7 +144,7 @@ class Writer:
             if job.call is None:
                 self._ending = True
                 continue
-            if size + job.size > GROUP_BYTES and groups[-1]:
+            if groups[-1] and (size + job.size > GROUP_BYTES or len(groups[-1]) == GROUP_JOBS):
                 groups.append([])
                 size = 0
             groups[-1].append(job)

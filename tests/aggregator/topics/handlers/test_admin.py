@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from aggregator.topics.errors import Code
+from aggregator.topics.handlers import admin
 from aggregator.topics.log.log import Offset
+from aggregator.topics.wire.api import Api
 from aggregator.topics.wire.tables.admin import CREATE_PARTITIONS, CREATE_TOPICS, DELETE_TOPICS, DESCRIBE_LOG_DIRS
 from aggregator.topics.wire.tables.records import DELETE_RECORDS
 from tests.aggregator.topics.handlers.asking import asking
@@ -101,6 +103,30 @@ def test_a_name_that_comes_twice_is_created_by_neither(tmp_path: Path) -> None:
         body = desk.ask(CREATE_TOPICS, 4, {"topics": [topic("t"), topic("t", 2), topic("u")]})
         assert said(body) == [Code.INVALID_REQUEST, Code.INVALID_REQUEST, Code.NONE]
         assert [*desk.log.topics] == ["u"]
+
+
+@pytest.mark.parametrize(
+    ("api", "version", "body"),
+    [
+        (CREATE_TOPICS, 2, {"topics": [topic(f"t{n}") for n in range(4)]}),
+        (CREATE_PARTITIONS, 1, {"topics": [{"name": "there", "count": 2, "assignments": None}] * 4}),
+        (DELETE_TOPICS, 1, {"topic_names": ["there"] * 4}),
+        (DELETE_RECORDS, 1, {"topics": [{"name": "there", "partitions": [{"partition_index": 0, "offset": -1}] * 4}]}),
+    ],
+)
+def test_a_request_that_changes_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: Api, version: int, body: dict[str, Any]
+) -> None:
+    """POLICY_VIOLATION, all of it, and nothing is changed: each part of it would be a change of its own."""
+    monkeypatch.setattr(admin, "MOST_PARTS", 3)
+    with asking(tmp_path) as desk:
+        desk.create("there")
+        desk.append("there", 0, 1)
+        (found,) = (value for value in desk.ask(api, version, body).values() if isinstance(value, list))
+        parts = [part for one in found for part in one.get("partitions", [one])]
+        assert [part["error_code"] for part in parts] == [Code.POLICY_VIOLATION] * 4
+        there = desk.log.topics["there"].partitions
+        assert (len(desk.log.topics), len(there), there[0].start) == (1, 1, 0)
 
 
 def test_the_right_to_create_comes_before_whether_it_exists(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from tests.aggregator.topics.talking import TIME, Body, Scene, batch, fetch, pro
 
 @pytest.mark.parametrize("version", range(3, 9))
 def test_batches_get_their_offsets(tmp_path: Path, version: int) -> None:
-    """In every version: the first one's is answered, and -1 as the time, since records keep theirs."""
+    """In every version; and -1 as the time, since records keep theirs."""
 
     async def steps(scene: Scene) -> None:
         await scene.log.create("t", 1)
         client = await scene.client()
         for want in (0, 3):
-            answer = await produce(client, "t", batch(b"a", b"b"), batch(b"c"), version=version)
+            answer = await produce(client, "t", batch(b"a", b"b", b"c"), version=version)
             assert (answer["error_code"], answer["base_offset"], answer["log_append_time_ms"]) == (0, want, -1)
         assert values((await fetch(client, ("t", 0, 0)))[0]["records"]) == [b"a", b"b", b"c"] * 2
 
@@ -68,12 +68,13 @@ LARGE = batch(b"x" * 2000)
         ("t", 0, batch(b"a")[:-1], Code.CORRUPT_MESSAGE),
         ("t", 0, b"", Code.INVALID_RECORD),
         ("t", 0, None, Code.INVALID_RECORD),
+        ("t", 0, 2 * batch(b"a"), Code.INVALID_RECORD),
         ("small", 0, LARGE, Code.MESSAGE_TOO_LARGE),
         ("compacted", 0, batch(b"a"), Code.INVALID_RECORD),
         ("secret", 0, batch(b"a"), Code.TOPIC_AUTHORIZATION_FAILED),
         ("nothing", 0, batch(b"a"), Code.TOPIC_AUTHORIZATION_FAILED),
     ],
-    ids=["topic", "partition", "negative", "crc", "cut", "empty", "null", "large", "keyless", "right", "hidden"],
+    ids=["topic", "partition", "negative", "crc", "cut", "empty", "null", "two", "large", "keyless", "right", "hidden"],
 )
 def test_what_is_refused_leaves_the_rest(
     tmp_path: Path, topic: str, partition: int, records: bytes | None, code: Code

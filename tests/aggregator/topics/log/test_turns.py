@@ -1,4 +1,4 @@
-"""Who reads the file and who has it alone."""
+"""Who reads the file and who has it alone; what shares a commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
+
+from aggregator.topics.log import writer as module
+from aggregator.topics.log.commit import Job
 from aggregator.topics.log.reader import Turns
+from aggregator.topics.log.writer import Writer
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -49,3 +54,13 @@ def test_the_writer_goes_before_the_next_reader() -> None:
     for thread in threads:
         thread.join(10)
     assert order == ["first", "writer", "second"]
+
+
+@pytest.mark.parametrize(("sizes", "groups"), [([0] * 7, [3, 3, 1]), ([60, 60, 20, 20, 20, 20], [1, 3, 2])])
+def test_a_commit_has_a_bound(monkeypatch: pytest.MonkeyPatch, sizes: list[int], groups: list[int]) -> None:
+    """In bytes and in jobs, so that many small ones don't let all others wait for the last of them."""
+    monkeypatch.setattr(module, "GROUP_BYTES", 100)
+    monkeypatch.setattr(module, "GROUP_JOBS", 3)
+    writer = object.__new__(Writer)
+    jobs = [Job(lambda db, work: None, None, size) for size in sizes]
+    assert [len(group) for group in writer._groups(jobs)] == groups
