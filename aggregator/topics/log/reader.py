@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,9 @@ from aggregator.topics.log.schema import key
 from aggregator.topics.record_batch import SIZE
 
 Answer = TypeVar("Answer")
+
+SCAN_ROWS = 2000
+"""Headers looked through in one turn, which the writer may wait for."""
 
 
 class Turns:
@@ -49,6 +53,7 @@ class Reader:
     def __init__(self, path: Path, turns: Turns) -> None:
         self.path, self.turns = path, turns
         self._pool = ThreadPoolExecutor(1, "topics reader")
+        self._looking = asyncio.Lock()
 
     async def open(self) -> None:
         """sqlite3.Error"""
@@ -106,35 +111,54 @@ class Reader:
 
     async def at_time(self, part: int, start: int, end: int, ms: int) -> tuple[int, int] | None:
         """Offset and time of the first record that is not before `ms`; None if all are."""
-        return await self.ask(lambda _: self._at_time(part, start, end, ms))
-
-    def _at_time(self, part: int, start: int, end: int, ms: int) -> tuple[int, int] | None:
-        low, high = key(part, start), key(part, end)
-        while low < high:  # the column `time` never falls
-            middle = (low + high) // 2
-            row = self.conn.execute(
-                "SELECT id, time FROM batch WHERE id>=? AND id<? ORDER BY id LIMIT 1", (middle, high)
-            ).fetchone()
-            if row is None or row[1] >= ms:
-                high = middle
-            else:
-                low = row[0] + 1
-        # Here the greatest time reached `ms`; where batches before it are gone, that may have been theirs.
-        rows = self.conn.execute("SELECT id, head FROM batch WHERE id>=? AND id<? ORDER BY id", (low, key(part, end)))
-        for id_, raw in rows:
-            head = record_batch.header(raw)
-            if head.max_time >= ms:
-                rows.close()
-                return self._record_at(id_, start, ms)
+        low, high = await self.ask(partial(_reached, part, start, end, ms)), key(part, end)
+        while low < high:
+            low, batch = await self.ask(partial(_candidate, low, high, ms))
+            if batch and (found := await self._look(batch, start, ms)):
+                return found
         return None
 
-    def _record_at(self, id_: int, start: int, ms: int) -> tuple[int, int]:
-        head, body = self.conn.execute("SELECT head, body FROM batch WHERE id=?", (id_,)).fetchone()
-        first = record_batch.header(head)
-        try:
-            for record in record_batch.records(head + body):
-                if record.time >= ms and record.offset >= start:
-                    return record.offset, record.time
-        except TopicsError:
-            pass  # readers of it will say so; the batch's own place is never too late
+    async def _look(self, batch: bytes, start: int, ms: int) -> tuple[int, int] | None:
+        """Outside a turn: it may be long. One at a time, as it may be large."""
+        async with self._looking:
+            return await asyncio.to_thread(_record_at, batch, start, ms)
+
+
+def _reached(part: int, start: int, end: int, ms: int, conn: sqlite3.Connection) -> int:
+    """The row id from which on the greatest time so far is `ms` or later; where batches have gone, that may have been
+    theirs."""
+    low, high = key(part, start), key(part, end)
+    while low < high:  # the column `time` never falls
+        middle = (low + high) // 2
+        row = conn.execute(
+            "SELECT id, time FROM batch WHERE id>=? AND id<? ORDER BY id LIMIT 1", (middle, high)
+        ).fetchone()
+        if row is None or row[1] >= ms:
+            high = middle
+        else:
+            low = row[0] + 1
+    return low
+
+
+def _candidate(low: int, high: int, ms: int, conn: sqlite3.Connection) -> tuple[int, bytes | None]:
+    """The first batch that has a time which is not before `ms`, if the next headers tell of one; where to go on."""
+    heads = conn.execute(
+        "SELECT id, head FROM batch WHERE id>=? AND id<? ORDER BY id LIMIT ?", (low, high, SCAN_ROWS)
+    ).fetchall()
+    for id_, raw in heads:
+        if record_batch.header(raw).max_time >= ms:
+            (body,) = conn.execute("SELECT body FROM batch WHERE id=?", (id_,)).fetchone()
+            return id_ + 1, raw + body
+    return heads[-1][0] + 1 if len(heads) == SCAN_ROWS else high, None
+
+
+def _record_at(batch: bytes, start: int, ms: int) -> tuple[int, int] | None:
+    """None if that time is of a record that lies before the start."""
+    try:
+        for record in record_batch.records(batch):
+            if record.time >= ms and record.offset >= start:
+                return record.offset, record.time
+    except TopicsError:  # readers of it will say so; the batch's own place is never too late
+        first = record_batch.header(batch)
         return max(first.base_offset, start), first.max_time
+    return None

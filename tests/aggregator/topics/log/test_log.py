@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from agent.errors import ChannelError
 from agent.store.streams import Transit
 from aggregator.topics import record_batch
 from aggregator.topics.errors import Code, TopicsError
-from aggregator.topics.log import writer
+from aggregator.topics.log import reader, writer
 from aggregator.topics.log.log import Append, Appended, Database, Log, Offset, Options, Work
 from aggregator.topics.log.writer import WAL_LIMIT
 from tests.aggregator.topics.log.parts import NOW, Held, batch
@@ -279,6 +279,63 @@ def test_times_that_fall_hide_nothing(tmp_path: Path) -> None:
             await log.trim(partition, 1)
             assert await log.at_time(partition, NOW + 20) == (2, NOW + 20)
             assert await log.at_time(partition, NOW + 40) == (3, NOW + 70)
+
+    asyncio.run(main())
+
+
+def test_a_time_before_the_start_is_no_answer(tmp_path: Path) -> None:
+    """Also in the batch that holds the start: what it has besides may be earlier than what is asked for."""
+
+    async def main() -> None:
+        async with opened(tmp_path) as log:
+            await log.create("t", 1, {"retention.ms": "-1"})
+            falling = record_batch.build([(NOW + 70, b"k", b"v", ()), (NOW + 10, b"k", b"v", ())])
+            await append(log, falling, batch(time=NOW + 60))
+            await log.trim(log.partition("t", 0), 1)
+            assert await log.at_time(log.partition("t", 0), NOW + 50) == (2, NOW + 60)
+            assert await log.at_time(log.partition("t", 0), NOW + 65) is None
+
+    asyncio.run(main())
+
+
+def test_a_long_look_for_a_time_takes_many_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One record with a time to come leads it through every header: the writer needn't wait for all of them."""
+    monkeypatch.setattr(reader, "SCAN_ROWS", 3)
+
+    async def main() -> None:
+        async with opened(tmp_path) as log:
+            await log.create("t", 1, {"retention.ms": "-1"})
+            await append(log, batch(time=NOW + 10**9), *(batch(time=NOW + n) for n in range(1, 21)))
+            partition, turns = log.partition("t", 0), []
+            ask = log._reader.ask
+            log._reader.ask = lambda call: turns.append(call) or ask(call)  # type: ignore[method-assign]
+            await log.trim(partition, 1)
+            assert await log.at_time(partition, NOW + 20) == (20, NOW + 20)
+            assert len(turns) == 1 + 7
+            assert await log.at_time(partition, NOW + 18) == (18, NOW + 18)
+            assert await log.at_time(partition, NOW + 19) == (19, NOW + 19)
+            assert await log.at_time(partition, NOW + 21) is None
+
+    asyncio.run(main())
+
+
+def test_nobody_waits_for_a_look_into_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be large, and are looked at outside a reader's turn and off the loop."""
+
+    async def main() -> None:
+        async with opened(tmp_path) as log:
+            await log.create("t", 1)
+            await append(log, batch(3))
+            records, seen = record_batch.records, []
+
+            def watched(data: bytes) -> Iterator[record_batch.Record]:
+                seen.append((log._reader.turns._inside.locked(), threading.current_thread()))
+                return records(data)
+
+            monkeypatch.setattr(record_batch, "records", watched)
+            assert await log.at_time(log.partition("t", 0), NOW + 2) == (2, NOW + 2)
+            assert [locked for locked, _ in seen] == [False]
+            assert seen[0][1] is not threading.main_thread()
 
     asyncio.run(main())
 
