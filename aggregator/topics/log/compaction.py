@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_BYTES = 1 << 20
+READ_BYTES = 256 << 10
 """Of batches that are read and looked at together."""
 SLICE_ROWS = 256
 """Of them, changed in one transaction."""

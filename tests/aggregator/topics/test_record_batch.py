@@ -308,7 +308,7 @@ def test_the_bound_of_a_reader() -> None:
 
 @foreign
 def test_rewritten(batch: bytes) -> None:
-    """What is kept keeps offset, time and headers; so do the batch its ends, producer and compression. Others read it."""
+    """What is kept keeps offset, time, headers; so do the batch's ends, producer, compression. Others read it."""
     batch = placed(changed(batch, ">qhi", 43, 9, 1, 4), 100, 3)
     left = rewritten(batch, lambda one: one.offset in (102, 103))
     assert left is not None

@@ -461,9 +461,9 @@ def test_a_log_that_can_not_go_on_says_so(tmp_path: Path) -> None:
 
         log._writer.db.catalog.create = broken  # type: ignore[assignment, method-assign]
         log._writer.space.keep_reserve = lambda: 1 / 0  # type: ignore[assignment, method-assign]
-        await log.commit("g", {("t", 0): Offset(0)})
-        with pytest.raises(ChannelError, match="can't go on"):
-            await asyncio.wait_for(log.commit("g", {("t", 0): Offset(1)}), 10)
+        with pytest.raises(ChannelError, match="can't go on"):  # the writer may be at what follows its last commit
+            for offset in range(2):
+                await asyncio.wait_for(log.commit("g", {("t", 0): Offset(offset)}), 10)
         assert waiting.done()
         with pytest.raises(ChannelError):
             await append(log, batch())
