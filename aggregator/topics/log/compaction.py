@@ -58,9 +58,9 @@ class Compaction:
 
     def __init__(self, log: Log, reader: Reader) -> None:
         self.log, self.reader = log, reader
-        self._left_alone: set[int] = set()
-        """Partitions in which it has met a bug."""
-        self._unreadable: set[int] = set()
+        self._left_alone: set[Partition] = set()
+        """Partitions in which it has met a bug. (Their numbers may become another topic's.)"""
+        self._unreadable: set[Partition] = set()
         """Partitions that hold a batch which can't be read: it is said once."""
 
     async def run(self) -> None:
@@ -84,7 +84,7 @@ class Compaction:
 
     async def _due(self, partition: Partition, settings: Mapping[str, str]) -> list[tuple[Partition, Dirt]]:
         """The partition with its dirt, if it has enough of that."""
-        if partition.id in self._left_alone:
+        if partition in self._left_alone:
             return []
         now, state = clock.wall_ms(), (partition.id, partition.start, partition.stable, partition.size)
         dirt = None
@@ -106,7 +106,7 @@ class Compaction:
         except ChannelError:
             raise
         except Exception:
-            self._left_alone.add(partition.id)
+            self._left_alone.add(partition)
             log.exception("%r isn't compacted any more: a bug", partition)
 
     async def _compact(self, partition: Partition, dirt: Dirt) -> None:
@@ -172,8 +172,8 @@ class Compaction:
             await self._run(partial(_change, place, changes[at : at + SLICE_ROWS], upto))
 
     def _say(self, partition: Partition, sweep: Sweep) -> None:
-        if sweep.unreadable and partition.id not in self._unreadable:
-            self._unreadable.add(partition.id)
+        if sweep.unreadable and partition not in self._unreadable:
+            self._unreadable.add(partition)
             offset, why = sweep.unreadable[0]
             log.warning("%r: the batch at %d stays as it is, perhaps others: %s", partition, offset, why)
 

@@ -19,7 +19,7 @@ from agent.errors import ChannelError
 from agent.store.streams import Transit
 from aggregator.topics import record_batch
 from aggregator.topics.errors import Code, TopicsError
-from aggregator.topics.log import reader, writer
+from aggregator.topics.log import compaction, reader, writer
 from aggregator.topics.log.log import Append, Appended, Database, Log, Offset, Options, Work
 from aggregator.topics.log.writer import WAL_LIMIT
 from tests.aggregator.topics.log.parts import NOW, Held, batch
@@ -571,3 +571,27 @@ def test_nobody_outside_holds_the_writer_up(tmp_path: Path) -> None:
     held.db.restart_wal()
     assert (held.folder / "topics.db-wal").stat().st_size == 0
     held.db.close()
+
+
+def test_a_bug_in_a_partition_is_not_its_successors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compaction leaves the one alone, and not the one that gets its number when the topic is made again."""
+
+    def bug(*_: object) -> None:
+        raise RuntimeError("no compaction here")
+
+    async def main() -> None:
+        async with opened(tmp_path) as log:
+            for learn in (bug, compaction.learn):
+                monkeypatch.setattr(compaction, "learn", learn)
+                await log.create("t", 1, {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"})
+                await append(log, *[batch()] * 3)
+                size = log.partition("t", 0).size
+                await log.compaction.round()
+                monkeypatch.undo()
+                assert log.partition("t", 0).id == 1
+                assert (log.partition("t", 0).size < size) == (learn is not bug)
+                await log.delete("t")
+                while log._writer.db.catalog.doomed:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
