@@ -6,11 +6,13 @@ has its code in its own place, and the rest is kept, in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from sys import getsizeof
 from typing import Any
 
 from aggregator.topics.broker import Handler, Session
 from aggregator.topics.errors import Code, TopicsError
+from aggregator.topics.log.log import Log
 from aggregator.topics.log.schema import Offset
 from aggregator.topics.log.views import Place
 from aggregator.topics.wire.api import Body, Request
@@ -18,8 +20,10 @@ from aggregator.topics.wire.tables.offsets import OFFSET_COMMIT, OFFSET_DELETE, 
 
 METADATA_LENGTH = 4096
 """Bytes that a consumer may keep with an offset (Kafka's offset.metadata.max.bytes)."""
-MOST_OFFSETS = 200_000
-"""Of all groups together; memory holds them."""
+GROUP_LENGTH = 255
+"""Characters of a group's name."""
+MOST_OFFSETS, MOST_BYTES = 200_000, 64 << 20
+"""Of all groups together, and of the names and metadata with them; memory holds them."""
 
 
 async def commit(request: Request, session: Session) -> Body:
@@ -46,19 +50,38 @@ def fault(session: Session, group: str, place: Place, metadata: str | None) -> C
         session.partition(*place, "read")
     except TopicsError as error:
         return error.code
+    if len(group) > GROUP_LENGTH:
+        return Code.INVALID_GROUP_ID
     return Code.OFFSET_METADATA_TOO_LARGE if len((metadata or "").encode()) > METADATA_LENGTH else Code.NONE
 
 
 async def _kept(session: Session, group: str, offsets: dict[Place, Offset]) -> Code:
     log = session.broker.log
-    new = len(offsets.keys() - log.committed(group).keys())
-    if new and new + sum(map(len, log.groups.values())) > MOST_OFFSETS:
+    more = growth(log, group, offsets)
+    if more is None:
         return Code.POLICY_VIOLATION
     try:
-        await log.commit(group, offsets)
+        await log.commit(group, offsets, more)
     except TopicsError:  # no room: a client looks for its coordinator and tries again
         return Code.COORDINATOR_NOT_AVAILABLE
     return Code.NONE
+
+
+def growth(log: Log, group: str, offsets: Mapping[Place, Offset]) -> int | None:
+    """Bytes more of names and metadata that are kept with these; None: that is more than may be kept."""
+    known = log.committed(group)
+    new = len(offsets.keys() - known.keys())
+    more = _size(offsets) - _size({place: known[place] for place in offsets if place in known})
+    if new and new + sum(map(len, log.groups.values())) > MOST_OFFSETS:
+        return None
+    if more > 0 and more + sum(getsizeof(name) + _size(kept) for name, kept in log.groups.items()) > MOST_BYTES:
+        return None
+    return max(0, more)
+
+
+def _size(offsets: Mapping[Place, Offset]) -> int:
+    """In memory."""
+    return sum(getsizeof(topic) + getsizeof(one.metadata) for (topic, _), one in offsets.items())
 
 
 async def fetch(request: Request, session: Session) -> Body:

@@ -13,7 +13,7 @@ from functools import partial
 
 from aggregator.topics.broker import Handler, Session
 from aggregator.topics.errors import Code, TopicsError
-from aggregator.topics.handlers.offsets import MOST_OFFSETS, fault
+from aggregator.topics.handlers.offsets import fault, growth
 from aggregator.topics.log.log import Offset, Place
 from aggregator.topics.log.transactions import Transactional
 from aggregator.topics.wire.api import Body, Request
@@ -153,7 +153,7 @@ async def _pending(request: Request, session: Session, offsets: dict[Place, Offs
     code = broker.coordinator.check(
         group, body["generation_id"], body["member_id"], body["group_instance_id"], transactional=True
     )
-    if not code and len(offsets) + sum(map(len, broker.log.groups.values())) > MOST_OFFSETS:
+    if not code and growth(broker.log, group, offsets) is None:
         return Code.POLICY_VIOLATION
     return code or await _outcome(request, broker.transactions.commit_offsets(*_identity(body), group, offsets))
 

@@ -260,9 +260,9 @@ class Log:
         """All groups that have offsets."""
         return self._views.offsets
 
-    async def commit(self, group: str, offsets: Mapping[Place, Offset]) -> None:
-        """Keep a group's offsets; those of a partition that doesn't exist are left out."""
-        await self.run(lambda db, work: db.committed.commit(work, group, offsets), whole=True)
+    async def commit(self, group: str, offsets: Mapping[Place, Offset], size: int = 0) -> None:
+        """Keep a group's offsets; those of a partition that doesn't exist are left out. `size`: as of `run`."""
+        await self.run(lambda db, work: db.committed.commit(work, group, offsets), size=size, whole=True)
 
     async def forget(self, group: str, places: Iterable[Place] | None = None) -> None:
         """Drop offsets of a group; None: all of them."""

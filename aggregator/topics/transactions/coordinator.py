@@ -108,7 +108,8 @@ class Transactions:
             rules.check_pending(rules.current(known, producer, epoch), group)
             db.transactions.pend(work, id_, group, offsets)
 
-        await self._change(id_, change)
+        size = sum(len(topic) + len(one.metadata) for (topic, _), one in offsets.items())
+        await self._change(id_, change, size=size)
 
     async def end(self, id_: str, producer: int, epoch: int, commit: bool, judge: Judge | None = None) -> None:
         """EndTxn: all of it is there, or nothing. TopicsError: as `add`, and INVALID_TXN_STATE."""
@@ -127,14 +128,14 @@ class Transactions:
         found: list[Transactional] = await self.log.run(lambda db, work: [*db.transactions.ids.values()], whole=True)
         return found
 
-    async def _change(self, id_: str, change: Change, judge: Judge | None = None) -> Any:
+    async def _change(self, id_: str, change: Change, judge: Judge | None = None, size: int = 0) -> Any:
         def judged(db: Database, work: Work) -> Any:
             known = db.transactions.ids.get(id_)
             if known is not None and judge is not None:
                 judge(known)
             return change(db, work, known)
 
-        return await self.log.run(judged)
+        return await self.log.run(judged, size=size)
 
     def _keep(self, db: Database, work: Work, old: Transactional | None, new: Transactional) -> None:
         if new is not old:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -135,6 +136,42 @@ def test_offsets_of_all_groups_have_a_bound(tmp_path: Path, monkeypatch: pytest.
         assert {*first.values(), *again.values()} == {Code.NONE}
         assert other == {("t", 0): Code.POLICY_VIOLATION}
         assert desk.log.committed("g")["t", 0].offset == 2
+
+
+def test_metadata_of_all_groups_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bytes: beyond it nothing is kept that takes more than what was kept before, and what takes no more is."""
+    monkeypatch.setattr(offsets, "MOST_BYTES", 8000)
+    with asking(tmp_path) as desk:
+        desk.create("t", 3)
+
+        def kept(index: int, length: int) -> int:
+            one = {"partition_index": index, "committed_offset": 1, "committed_metadata": "x" * length}
+            asked = {"group_id": "g", "topics": [{"name": "t", "partitions": [one]}]}
+            return codes(desk.ask(OFFSET_COMMIT, 3, asked))["t", index]
+
+        assert [kept(0, 4000), kept(1, 3000)] == [Code.NONE] * 2
+        assert [kept(2, 3000), kept(1, 4000)] == [Code.POLICY_VIOLATION] * 2
+        assert [kept(0, 4000), kept(1, 2000)] == [Code.NONE] * 2
+
+
+def test_a_groups_name_has_a_bound(tmp_path: Path) -> None:
+    """255 characters, one more is INVALID_GROUP_ID."""
+    with asking(tmp_path) as desk:
+        desk.create("t")
+        said = [codes(desk.ask(OFFSET_COMMIT, 3, committing(("t", 0, 1), group="g" * length))) for length in (255, 256)]
+        assert said == [{("t", 0): Code.NONE}, {("t", 0): Code.INVALID_GROUP_ID}]
+
+
+def test_a_full_disk_keeps_no_new_offsets(tmp_path: Path) -> None:
+    """One that has its place moves on, or its group would read all again."""
+    with asking(tmp_path) as desk:
+        desk.create("t", 2)
+        desk.do(desk.log.commit("g", {("t", 0): Offset(1)}))
+        writer = desk.log._writer
+        with mock.patch.object(writer, "_rest"), mock.patch.object(writer.space, "full", "no room"):
+            said = [codes(desk.ask(OFFSET_COMMIT, 3, committing(("t", index, 2)))) for index in (0, 1)]
+        assert said == [{("t", 0): Code.NONE}, {("t", 1): Code.COORDINATOR_NOT_AVAILABLE}]
+        assert [*desk.log.committed("g")] == [("t", 0)]
 
 
 def test_rights_to_commit_and_fetch(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 
 from aggregator.topics.errors import Code, TopicsError
-from aggregator.topics.handlers import transactions as handlers
+from aggregator.topics.handlers import offsets
 from aggregator.topics.log.log import Offset
 from aggregator.topics.wire.api import Api
 from aggregator.topics.wire.tables.offsets import OFFSET_FETCH
@@ -264,13 +264,29 @@ def test_offsets_of_who_is_no_member(tmp_path: Path) -> None:
 
 
 def test_pending_offsets_have_a_bound(tmp_path: Path) -> None:
-    """Beyond the bound of all groups' offsets there is no room for further ones."""
+    """Beyond the bound of all groups' offsets there is no room for further ones; one that has its place moves on."""
 
     async def steps(scene: Scene) -> None:
         client, one = await begun(scene)
         assert await grouped(client, one) is Code.NONE
-        with mock.patch.object(handlers, "MOST_OFFSETS", 0):
+        with mock.patch.object(offsets, "MOST_OFFSETS", 0):
             assert await pended(client, one, 5) is Code.POLICY_VIOLATION
+            await scene.log.commit("g", {("t", 0): Offset(4)})
+            assert await pended(client, one, 5) is Code.NONE
+
+    run(steps, tmp_path)
+
+
+def test_a_full_disk_takes_no_pending_offsets(tmp_path: Path) -> None:
+    """As it takes no records of the transaction."""
+
+    async def steps(scene: Scene) -> None:
+        client, one = await begun(scene)
+        assert await grouped(client, one) is Code.NONE
+        writer = scene.log._writer
+        with mock.patch.object(writer, "_rest"), mock.patch.object(writer.space, "full", "no room"):
+            assert await pended(client, one, 5) is Code.COORDINATOR_NOT_AVAILABLE
+        assert not scene.log.pending_offsets("g")
 
     run(steps, tmp_path)
 
