@@ -112,6 +112,10 @@ class Copier:
             elif time.monotonic() > late:
                 raise DeliveryError(f"{self.source.servers}: no record in {PATIENCE:g} s, {self.left(ends)} are left")
 
+    def follow(self) -> None:
+        """What comes in a second."""
+        self._transact({})
+
     def left(self, ends: Ends) -> int:
         """Offsets that are to be copied."""
         return left(self.reached, ends)
@@ -130,11 +134,11 @@ class Copier:
     # -- a transaction
 
     def _transact(self, ends: Ends) -> bool:
-        """Whether anything came. What is committed is then in `runs` and `reached`."""
+        """Whether anything came; without `ends` it takes all that does. It is then in `runs` and `reached`."""
         batch = Batch(self.reached)
         self._targets.clear()
         until = time.monotonic() + LINGER
-        while not batch.is_full and time.monotonic() < until and left(batch.reached, ends):
+        while not batch.is_full and time.monotonic() < until and (left(batch.reached, ends) or not ends):
             self._take(batch)
         if batch.count:
             self._finish(batch.sources)

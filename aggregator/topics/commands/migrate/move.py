@@ -23,8 +23,7 @@ from aggregator.topics.commands.migrate.offsets import Groups
 from aggregator.topics.commands.migrate.progress import Progress
 
 INTERVAL = 3.0
-"""Seconds between two passes."""
-GLANCE = 0.1
+"""Seconds between two passes; what comes meanwhile is copied as well."""
 
 
 def run(given: argparse.Namespace) -> int:
@@ -120,7 +119,7 @@ class Move:
                 self.copy()
                 until = time.monotonic() + INTERVAL
                 while not self._stopping and time.monotonic() < until:
-                    time.sleep(GLANCE)
+                    self.copier.follow()
         finally:
             signal.signal(signal.SIGINT, before)
         self.progress.note("the last pass")
