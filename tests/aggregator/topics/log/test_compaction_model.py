@@ -234,11 +234,9 @@ class Machine(RuleBasedStateMachine):
         batches = [record_batch.header(one) for one in self.do(self.topic.batches())]
         below = [head.base_offset for head in batches if head.last_offset < self.clean]
         untouched = max(below, default=0)
-        found = [key for offset, key, _ in self.do(self.topic.records()) if self.start <= offset < untouched]
-        assert len(found) == len(set(found))
-        assert not {one.offset for one in self.sent if one.lost and one.offset < untouched} & set(
-            offset for offset, _, _ in self.do(self.topic.records())
-        )
+        found = {offset: key for offset, key, _ in self.do(self.topic.records()) if self.start <= offset < untouched}
+        assert len(found) == len(set(found.values()))
+        assert not {one.offset for one in self.sent if one.lost} & found.keys()
 
     @invariant()
     def times_are_found(self) -> None:
