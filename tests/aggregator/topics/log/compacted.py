@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ def keyed(
 
 
 class Topic:
-    """Partition 0 of topic `t` in an open log."""
+    """Partition `index` of topic `t` in an open log."""
 
     def __init__(self, log: Log) -> None:
-        self.log = log
+        self.log, self.index = log, 0
 
     @classmethod
     async def open(cls, folder: Path, config: dict[str, str] | None = None, **options: Any) -> Topic:
@@ -48,19 +48,20 @@ class Topic:
 
     @property
     def partition(self) -> Partition:
-        return self.log.partition("t", 0)
+        return self.log.partition("t", self.index)
 
     async def append(self, *batches: bytes) -> int:
-        (answer,) = await self.log.append([Append("t", 0, batches)])
+        (answer,) = await self.log.append([Append("t", self.index, batches)])
         if isinstance(answer, TopicsError):
             raise answer
         assert isinstance(answer, Appended)
         return answer.base_offset
 
     async def marker(self, producer: int, commit: bool, epoch: int = 0) -> int:
+        place = "t", self.index
         return int(
             await self.log.run(
-                lambda db, work: db.batches.marker(work, db.catalog.part("t", 0), producer, epoch, commit)
+                lambda db, work: db.batches.marker(work, db.catalog.part(*place), producer, epoch, commit)
             )
         )
 
@@ -126,6 +127,3 @@ def folded(records: Iterable[Record]) -> dict[bytes | None, bytes]:
         else:
             state[record.key] = record.value
     return state
-
-
-Step = Callable[[Topic], Awaitable[None]]
