@@ -94,6 +94,7 @@ aggregator.sinks.files.channel = files
 aggregator.services.topics.type = topics
 aggregator.services.topics.port = {kafka}
 aggregator.services.topics.path = {folder}/topics
+aggregator.services.topics.partitions = 3
 aggregator.channels.topic.type = file
 aggregator.channels.topic.path = {folder}/aggregator
 aggregator.sinks.topic.type = topics

@@ -8,12 +8,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from confluent_kafka import Consumer, KafkaError, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient, NewTopic
 
 Reading = tuple[str, bytes]
 """(topic of MQTT, payload)."""
-TOPIC, PARTITIONS = "readings", 3
+TOPIC = "readings"
 
 
 class Group:
@@ -27,9 +27,13 @@ class Group:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Make the topic, and read it."""
+        """Make the topic, unless the sink has, and read it."""
         client = AdminClient({"bootstrap.servers": self.servers})
-        client.create_topics([NewTopic(TOPIC, PARTITIONS)])[TOPIC].result(20)
+        try:
+            client.create_topics([NewTopic(TOPIC)])[TOPIC].result(20)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
         self.resume()
 
     def resume(self) -> None:

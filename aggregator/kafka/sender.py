@@ -130,7 +130,7 @@ class Sender:
             raise self._translated(error.args[0]) from error
         except SystemError as error:  # librdkafka's fatal error, raised in the middle of somebody else's callback
             self._give_up(self._producer)
-            raise self._translated(_fatal(error)) from error
+            raise self._translated(self._fatal(error)) from error
         except BaseException:
             self._give_up(self._producer)
             raise
@@ -280,16 +280,16 @@ class Sender:
             return DeliveryError(f"kafka: another sink uses the transactional.id {used}: give each one of its own")
         return DeliveryError(self._words(error.str()))
 
+    def _fatal(self, error: SystemError) -> KafkaError:
+        """What is behind it; at times the client's module forgets to say."""
+        cause = error.__cause__
+        if isinstance(cause, KafkaException):
+            found: KafkaError = cause.args[0]
+            return found
+        return self._failed or KafkaError(KafkaError._FATAL, str(error))
+
     def _words(self, text: str) -> str:
         return f"kafka: {text}" + (f" ({self._trouble})" if self._trouble and self._trouble not in text else "")
-
-
-def _fatal(error: SystemError) -> KafkaError:
-    cause = error.__cause__
-    if not isinstance(cause, KafkaException):
-        raise error
-    found: KafkaError = cause.args[0]
-    return found
 
 
 def _membership(group: str) -> Any:

@@ -69,7 +69,7 @@ def test_both_programs_without_an_argument(tmp_path: Path) -> None:
     assert found["again"] == 1 and len(found["errors"]) == 1
     assert f"127.0.0.1:41414 is taken by process {found['pid']}" in found["errors"][0]
     assert found["status"] == [
-        ["to-files", "to-table", "files", "table", "collectors"],
+        ["to-files", "to-table", "to-topic", "files", "table", "topic", "collectors", "topics"],
         ["store", "forward", "sensors"],
     ]
     assert found["codes"] == [0, 0]
