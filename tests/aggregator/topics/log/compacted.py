@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ class Topic:
                 lambda db, work: db.batches.marker(work, db.catalog.part(*place), producer, epoch, commit)
             )
         )
+
+    async def trim(self, offset: int) -> None:
+        """Also in the file."""
+        await self.log.trim(self.partition, offset)
+        while self.log._writer.db.janitor.due:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        await self.log.run(lambda db, work: None)  # all has been told
 
     async def compact(self) -> None:
         await self.log.compaction.round()

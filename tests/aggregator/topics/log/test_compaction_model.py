@@ -136,7 +136,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def trim(self, data: st.DataObject) -> None:
         self.start = data.draw(st.integers(self.start, self.stable))
-        self.do(self.topic.log.trim(self.topic.partition, self.start))
+        self.do(self.topic.trim(self.start))
 
     # ---- compaction
 
@@ -252,6 +252,6 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestCompaction = Machine.TestCase
