@@ -164,6 +164,31 @@ class Tools:
             client.close()
 
 
+class Reader:
+    """A topic that grows, read from its beginning as read_committed sees it: `found` so far, each partition in order.
+
+    It goes on when the server was killed. `consume` doesn't end while records come.
+    """
+
+    def __init__(self, server: Tools, topic: str, partitions: int) -> None:
+        settings = {"group.id": "reader", "enable.auto.commit": False, "isolation.level": "read_committed"}
+        self.client = Consumer({"bootstrap.servers": server.bootstrap, "log_level": 0, **settings})
+        self.client.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in range(partitions)])
+        self.found: list[Record] = []
+
+    def read(self) -> int:
+        """How many there are by now."""
+        self.found += [_record(one) for one in self.client.consume(1000, timeout=0.1) if one.error() is None]
+        return len(self.found)
+
+    def wait(self, count: int, seconds: float = 120) -> None:
+        """Until so many are there; AssertionError if they don't come."""
+        wait_until(lambda: self.read() >= count, seconds, f"{count} records")
+
+    def close(self) -> None:
+        self.client.close()
+
+
 class Controller(Server):
     """The part that keeps a cluster's metadata."""
 

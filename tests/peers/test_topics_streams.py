@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, Message, Producer
 
 from tests.needs import need
 from tests.peers import jars
-from tests.peers.harness import Server, wait_until
-from tests.peers.kafka import QUIET
+from tests.peers.harness import Server
+from tests.peers.kafka import QUIET, Reader
 from tests.peers.topics import Topics
 
 WORDS = [f"w{number}" for number in range(7)]
@@ -70,27 +70,6 @@ class Words(threading.Thread):
         return self.sent.total()
 
 
-class Counts:
-    """What has come to the topic `counts` as read_committed sees it: of each word its counts, in order."""
-
-    def __init__(self, bootstrap: str) -> None:
-        settings = {"group.id": "counts", "isolation.level": "read_committed", "enable.auto.commit": False}
-        self.consumer = Consumer({"bootstrap.servers": bootstrap, "log_level": 0, **settings})
-        self.consumer.assign([TopicPartition("counts", number, OFFSET_BEGINNING) for number in range(PARTITIONS)])
-        self.found = defaultdict[str, list[int]](list)
-
-    def read(self) -> int:
-        """How many there are, with those that are there by now."""
-        for message in self.consumer.consume(1000, 0.1):
-            if message.error() is None:
-                self.found[(message.key() or b"").decode()].append(int(message.value() or b""))
-        return sum(map(len, self.found.values()))
-
-    def wait(self, goal: int) -> None:
-        """Until so many are there; AssertionError if they don't come."""
-        wait_until(lambda: self.read() >= goal, 120, f"{goal} words are counted")
-
-
 @pytest.fixture
 def topics(tmp_path: Path) -> Iterator[Topics]:
     need("java", "javac", "kafka-streams")
@@ -105,7 +84,7 @@ def topics(tmp_path: Path) -> Iterator[Topics]:
 def test_word_count(topics: Topics, tmp_path: Path) -> None:
     """Killed in the middle and started again, then with the service killed under it, while words come all the time:
     each word has each count from 1 on once and in order, which is as often as it was sent."""
-    words, counts = Words(topics.bootstrap), Counts(topics.bootstrap)
+    words, counts = Words(topics.bootstrap), Reader(topics, "counts", PARTITIONS)
     with WordCount(tmp_path / "app", topics.bootstrap) as app:
         words.start()
         for server in (app, topics):
@@ -115,6 +94,9 @@ def test_word_count(topics: Topics, tmp_path: Path) -> None:
         counts.wait(words.sent.total() + 1000)
         counts.wait(words.end())
         app.stop()
-    counts.consumer.close()
-    assert counts.found == {word: list(range(1, count + 1)) for word, count in words.sent.items()}
+    counts.close()
+    found = defaultdict[str, list[int]](list)
+    for record in counts.found:
+        found[(record.key or b"").decode()].append(int(record.value or b""))
+    assert found == {word: list(range(1, count + 1)) for word, count in words.sent.items()}
     assert len(topics.consume("counts")) > words.sent.total(), "none was killed within a transaction"
