@@ -8,16 +8,23 @@ from __future__ import annotations
 import random
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import google_crc32c
 import pytest
 from confluent_kafka import Consumer, IsolationLevel, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec
 
+from aggregator.topics import record_batch
+from aggregator.topics.commands.cluster import Cluster
+from aggregator.topics.commands.migrate.move import Move
+from aggregator.topics.wire.api import Api, Body, encode_request
+from aggregator.topics.wire.tables.records import PRODUCE
 from tests.needs import need
 from tests.peers.harness import progress, wait_until
 from tests.peers.kafka import Tools, shared_kafka
@@ -227,6 +234,55 @@ def test_a_topic_that_was_deleted_is_copied_anew(road: Road, topic: str) -> None
     assert stored(road.target.bootstrap, topic) == {0: various(5, 100)}
 
 
+def test_a_header_that_no_client_reads(ours: Topics, out: Road, topic: str) -> None:
+    """Its name isn't UTF-8: the copy ends with the record's place, and nothing of it is left at the target."""
+    ours.create_topic(topic)
+    batch = bytearray(record_batch.build([(NOW, b"k", b"v", [("name", b"x")])]))
+    batch[batch.index(b"name")] = 0xFF
+    batch[17:21] = google_crc32c.value(bytes(batch[21:])).to_bytes(4, "big")
+    partitions = [{"index": 0, "records": bytes(batch)}]
+    topics = [{"name": topic, "partition_data": partitions}]
+    ask(ours.port, PRODUCE, 7, {"transactional_id": None, "acks": -1, "timeout_ms": 1000, "topic_data": topics})
+    said = out.migrate(topic, wrong=1)
+    assert f"offset 0 of {topic}-0 has a header whose name isn't UTF-8" in said
+    assert stored(out.target.bootstrap, topic) == {0: []}
+
+
+def ask(port: int, api: Api, version: int, body: Body) -> None:
+    """Send one request and wait for the answer."""
+    frame = b"".join(encode_request(api, version, 1, "test", body))
+    with socket.create_connection(("127.0.0.1", port), 10) as peer:
+        peer.sendall(len(frame).to_bytes(4, "big") + frame)
+        assert peer.recv(4)
+
+
+def test_what_compaction_left(out: Road, topic: str) -> None:
+    """The service compacts a topic before the copy, and another one after it: what is left arrives, a group that was in
+    the middle reads just the rest of it, and what is gone since is no difference."""
+    before, after = f"{topic}-before", f"{topic}-after"
+    for one in (before, after):
+        out.source.create_topic(one, cleanup_policy="compact", min_cleanable_dirty_ratio="0.0")
+        produce(out.source.bootstrap, one, keyed(0, 300), batch_num_messages=10)
+    read(out.source.bootstrap, before, [before], 150, reset="earliest")
+    out.migrate(after)
+    for one in (before, after):
+        wait_until(lambda one=one: len(placed(out.source, one)) < 300, 90, "compaction")
+    left = placed(out.source, before)
+    out.migrate(before)
+    assert stored(out.target.bootstrap, before) == {0: [one for _, one in left]}
+    assert setting(out.target, before, "cleanup.policy") == "compact"
+    rest = [one for offset, one in left if offset >= 150]
+    assert read(out.target.bootstrap, before, [before], len(rest)) == rest
+    produce(out.source.bootstrap, after, keyed(300, 330))
+    assert "dropped by retention or compaction since" in out.migrate(after)
+    assert stored(out.target.bootstrap, after) == {0: keyed(0, 330)}
+
+
+def keyed(first: int, last: int) -> list[Sent]:
+    """Most keys come again and again, some once."""
+    return [Sent(b"%d" % (n if n % 10 == 0 else n % 10), b"value %d" % n, [], NOW) for n in range(first, last)]
+
+
 def test_one_cluster_is_refused(out: Road, topic: str) -> None:
     """A topic isn't copied onto itself."""
     line = ["migrate", "--server", out.source.bootstrap, "--to", out.source.bootstrap]
@@ -245,6 +301,28 @@ def test_an_open_transaction_holds_it_back(out: Road, topic: str) -> None:
     producer.commit_transaction(60)
     out.migrate(topic)
     assert stored(out.target.bootstrap, topic) == {0: various(5)}
+
+
+def test_it_is_not_time_while_the_source_is_written_to(
+    out: Road, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came after the copy is counted, and a topic that came is named; both sides are equal all the same."""
+    out.source.create_topic(topic)
+    produce(out.source.bootstrap, topic, various(10))
+    source, target = Cluster(out.source.bootstrap), Cluster(out.target.bootstrap)
+    move = Move(source, target, re.compile(f"{topic}.*"), re.compile(topic))
+    try:
+        move.prepare(-1)
+        move.copy()
+        produce(out.source.bootstrap, topic, various(5, 10))
+        assert move.end(check=True) == 1
+        said = capsys.readouterr().out
+        assert " same" in said and "don't switch yet: 5 offsets were written since" in said
+        out.source.create_topic(f"{topic}-more")
+        assert move.end(check=False) == 1
+        assert "the source has other topics or partitions now; run it again" in capsys.readouterr().out
+    finally:
+        move.close()
 
 
 # -- groups

@@ -44,8 +44,13 @@ def value_of(message: Message) -> bytes | None:
 
 
 def headers_of(message: Message) -> list[tuple[str, bytes | None]]:
-    """In their order; a name may be there twice. UnicodeDecodeError: a name isn't UTF-8."""
-    return message.headers() or []  # type: ignore[return-value]
+    """In their order; a name may be there twice. DeliveryError if one isn't UTF-8."""
+    try:
+        return message.headers() or []  # type: ignore[return-value]
+    except (SystemError, UnicodeDecodeError):  # confluent-kafka 2.16 raises the first; it must not be asked again
+        topic, partition = place_of(message)
+        where = f"offset {offset_of(message)} of {topic}-{partition}"
+        raise DeliveryError(f"{where} has a header whose name isn't UTF-8, which can't be read") from None
 
 
 def parted(messages: Sequence[Message], group: bool = False) -> tuple[Sequence[Message], Sequence[Message]]:

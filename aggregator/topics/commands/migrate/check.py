@@ -70,47 +70,73 @@ class Compared:
 def compare(source: Iterable[Seen], target: Iterable[Seen], runs: Runs, start: int, compacted: bool) -> Compared:
     """Both in order of offsets. `start`: the first offset that the target still has; `compacted`: whether it drops
     records that have a later one of their key."""
-    found, owed = Compared(), set[bytes | None]()
-    others = iter(target)
-    other = next(others, None)
+    comparison = _Comparison(iter(target), runs, start, compacted)
     for record in source:
-        place = runs.copy_of(record.offset)
+        comparison.take(record)
+    return comparison.end()
+
+
+class _Comparison:
+    """Walks along the target as the source's records come."""
+
+    def __init__(self, target: Iterator[Seen], runs: Runs, start: int, compacted: bool) -> None:
+        self.found, self._runs, self._start, self._compacted = Compared(), runs, start, compacted
+        self._target, self._next = target, next(target, None)
+        self._owed: set[bytes | None] = set()
+        """Keys of records that were compacted away: a later one must come."""
+
+    def take(self, record: Seen) -> None:
+        """The next one of the source."""
+        place = self._runs.copy_of(record.offset)
         if place is None:
-            found.source.add(record)
-            found.missing += 1
-            continue
-        while other and other.offset < place:
-            _alone(found, owed, other, runs)
-            other = next(others, None)
-        if other and other.offset == place:
-            found.source.add(record)
-            found.target.add(other)
-            found.differing += record.digest != other.digest
-            owed.discard(other.key)
-            other = next(others, None)
-        elif place < start or compacted:
-            found.gone += 1
-            if record.is_tombstone:  # which goes at last, and nothing follows it
-                owed.discard(record.key)
-            elif place >= start:
-                owed.add(record.key)
+            self._lacks(record)
+            return
+        while self._next and self._next.offset < place:
+            self._alone(self._next)
+        if self._next and self._next.offset == place:
+            self._pair(record, self._next)
+        elif place < self._start:
+            self.found.gone += 1
+        elif self._compacted:
+            self._compacted_away(record)
         else:
-            found.source.add(record)
-            found.missing += 1
-    while other:
-        _alone(found, owed, other, runs)
-        other = next(others, None)
-    found.missing += len(owed)
-    return found
+            self._lacks(record)
 
+    def end(self) -> Compared:
+        """When the source has no more."""
+        while self._next:
+            self._alone(self._next)
+        self.found.missing += len(self._owed)
+        return self.found
 
-def _alone(found: Compared, owed: set[bytes | None], other: Seen, runs: Runs) -> None:
-    """A record at the target without one at the source."""
-    owed.discard(other.key)
-    if runs.original_of(other.offset) is not None:
-        found.gone += 1
-    elif other.offset < runs.end:
-        found.foreign += 1
+    def _pair(self, record: Seen, other: Seen) -> None:
+        self.found.source.add(record)
+        self.found.target.add(other)
+        self.found.differing += record.digest != other.digest
+        self._pass(other)
+
+    def _lacks(self, record: Seen) -> None:
+        self.found.source.add(record)
+        self.found.missing += 1
+
+    def _compacted_away(self, record: Seen) -> None:
+        self.found.gone += 1
+        if record.is_tombstone:  # which goes at last, and nothing follows it
+            self._owed.discard(record.key)
+        else:
+            self._owed.add(record.key)
+
+    def _alone(self, other: Seen) -> None:
+        """A record at the target without one at the source."""
+        if self._runs.original_of(other.offset) is not None:
+            self.found.gone += 1
+        elif other.offset < self._runs.end:
+            self.found.foreign += 1
+        self._pass(other)
+
+    def _pass(self, other: Seen) -> None:
+        self._owed.discard(other.key)
+        self._next = next(self._target, None)
 
 
 def seen(message: Message) -> Seen:

@@ -1,8 +1,8 @@
 """Records from one cluster to the other, a transaction at a time.
 
-A transaction holds what came within a second, at most `RECORDS` or `BYTES`. When the target has acknowledged them all,
-their offsets at both sides go into the journal, and then it commits. Whatever fails ends the copy: the next one fences
-this producer off, undoes what it left open, and reads from the journal how far it came.
+A transaction holds what came within a second, or as much as a batch takes (batch.py). When the target has acknowledged
+it all, the offsets at both sides go into the journal, and then it commits. Whatever fails ends the copy: the next one
+fences this producer off, undoes what it left open, and reads from the journal how far it came.
 """
 
 from __future__ import annotations
@@ -16,54 +16,25 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from agent.errors import DeliveryError
 from aggregator.topics.commands.cluster import Cluster, Place
+from aggregator.topics.commands.migrate.batch import Batch, Ends, left
 from aggregator.topics.commands.migrate.journal import Journal, begins, copied
 from aggregator.topics.commands.migrate.runs import Runs, runs_of
 from aggregator.topics.commands.reading import MANY, WAIT, headers_of, key_of, offset_of, parted, place_of, value_of
 
-RECORDS, BYTES, LINGER = 50_000, 16 << 20, 1.0
-"""Of a transaction."""
+LINGER = 1.0
+"""Seconds that a transaction waits for more records."""
 PATIENCE = 300.0
 """Seconds in which either side may be away. The target undoes a transaction that is open for longer."""
 MOST_BYTES = 64 << 20
 """Of a record; what the topic's max.message.bytes is, the target judges."""
-FULL_WAIT = 0.1
+GLANCE, CALM = 2.0, 0.1
+"""Seconds in one call of the library, so that Ctrl-C is heard; between two."""
 REMEDY = {
     KafkaError.MSG_SIZE_TOO_LARGE: "raise max.message.bytes of the topic there, or compression.type in --to-config",
     KafkaError.INVALID_RECORD: "a record without a key doesn't go into a compacted topic",
     KafkaError._FENCED: "another migrate of the same source has taken over",
     KafkaError.PRODUCER_FENCED: "another migrate of the same source has taken over",
 }
-Ends = Mapping[Place, int]
-
-
-class Batch:
-    """What one transaction takes: `sources`, the offsets of its records in order; `reached`, as of a Copier."""
-
-    def __init__(self, reached: Ends) -> None:
-        self.sources: defaultdict[Place, list[int]] = defaultdict(list)
-        self.reached = dict(reached)
-        self.count = self.size = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self.count >= RECORDS or self.size >= BYTES
-
-    def add(self, record: Message) -> None:
-        place, offset = place_of(record), offset_of(record)
-        self.sources[place].append(offset)
-        self.reached[place] = offset + 1
-        self.count += 1
-        self.size += len(record)
-
-    def end(self, word: Message) -> None:
-        """A partition has no more records before the offset that this says."""
-        place = place_of(word)
-        self.reached[place] = max(self.reached[place], offset_of(word))
-
-
-def left(reached: Ends, ends: Ends) -> int:
-    """Offsets between."""
-    return sum(max(0, end - reached[place]) for place, end in ends.items())
 
 
 class Copier:
@@ -89,7 +60,7 @@ class Copier:
 
     def open(self) -> None:
         """Become the only one who copies from this source; what an earlier one left open is undone."""
-        self._calmly(lambda: self._producer.init_transactions(PATIENCE))
+        self._calmly(lambda: self._producer.init_transactions(GLANCE))
 
     def begin(self, fresh: Iterable[str], runs: Mapping[Place, Runs], starts: Ends) -> None:
         """Go on from these runs, in topics that are `fresh` from the first record on."""
@@ -101,7 +72,8 @@ class Copier:
         self.runs = dict(runs)
         self.reached = {place: max(starts[place], its.reached) for place, its in runs.items()}
         self._consumer = self.source.reader()
-        self._consumer.assign([TopicPartition(*place, offset) for place, offset in self.reached.items()])
+        with self.source.asked():
+            self._consumer.assign([TopicPartition(*place, offset) for place, offset in self.reached.items()])
 
     def copy(self, ends: Ends) -> None:
         """Until nothing before these offsets is left."""
@@ -154,10 +126,9 @@ class Copier:
             records, ended = parted(self._consumer.consume(MANY, WAIT))
         if records and not self._open:
             self._begin()
-        with self.target.asked():
-            for message in records:
-                self._send(*place_of(message), message)
-                batch.add(message)
+        for message in records:
+            self._send(*place_of(message), message)
+            batch.add(message)
         for message in ended:
             batch.end(message)
         self._serve()
@@ -187,11 +158,13 @@ class Copier:
         while True:
             try:
                 return self._producer.produce(
-                    topic, value_of(message), key_of(message), partition, headers=_headers(message),
+                    topic, value_of(message), key_of(message), partition, headers=list(headers_of(message)),
                     timestamp=time_of(message), on_delivery=self._delivered,
                 )  # fmt: skip
             except BufferError:
-                self._serve(FULL_WAIT)
+                self._serve(CALM)
+            except KafkaException as error:
+                raise self._words(error) from error
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error:
@@ -212,7 +185,7 @@ class Copier:
 
     def _commit(self) -> None:
         self._flush()
-        self._calmly(lambda: self._producer.commit_transaction(PATIENCE))
+        self._calmly(lambda: self._producer.commit_transaction(GLANCE))
         self._open = False
 
     def _serve(self, seconds: float = 0) -> None:
@@ -224,13 +197,11 @@ class Copier:
         self._check()
 
     def _flush(self) -> None:
-        try:
-            left = self._producer.flush(PATIENCE)
-        except (KafkaException, SystemError) as error:
-            raise self._words(error) from error
-        self._check()
-        if left:
-            raise DeliveryError(f"{self.target.servers}: no answer for {left} records in {PATIENCE:g} s")
+        end = time.monotonic() + PATIENCE
+        while len(self._producer):
+            self._serve(GLANCE)
+            if time.monotonic() > end:
+                raise DeliveryError(f"{self.target.servers}: no answer in {PATIENCE:g} s; run it again")
 
     def _check(self) -> None:
         if self._failed:
@@ -246,7 +217,7 @@ class Copier:
             except KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > end:
                     raise self._words(error) from error
-                time.sleep(FULL_WAIT)
+                time.sleep(CALM)
 
     def _words(self, error: BaseException) -> DeliveryError:
         """An error that is fatal comes as the cause of a SystemError, out of whatever call was next."""
@@ -261,12 +232,3 @@ class Copier:
 def time_of(message: Message) -> int:
     """Milliseconds, -1 for none. 0 means `now` to librdkafka: the first millisecond of 1970 becomes the second."""
     return int(message.timestamp()[1]) or 1
-
-
-def _headers(message: Message) -> list[tuple[str, str | bytes | None]]:
-    try:
-        return headers_of(message)  # type: ignore[return-value]
-    except UnicodeDecodeError:
-        topic, partition = place_of(message)
-        where = f"offset {offset_of(message)} of {topic}-{partition}"
-        raise DeliveryError(f"{where} has a header whose name is no UTF-8, which can't be copied") from None

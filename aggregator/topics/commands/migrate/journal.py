@@ -52,7 +52,7 @@ class Journal:
         consumer = self.target.reader()
         try:
             return known(m.value() or b"" for m in between(self.target, consumer, starts, ends))
-        except (ValueError, KeyError, TypeError) as error:
+        except ValueError as error:
             raise DeliveryError(f"{self.target.servers}: topic {self.topic} isn't what it was: {error}") from error
         finally:
             consumer.close()
@@ -77,14 +77,20 @@ def copied(place: Place, runs: Runs) -> Iterator[bytes]:
 
 
 def known(values: Iterable[bytes | str]) -> Known:
-    """What records of the journal say together. ValueError, KeyError, TypeError: they aren't such."""
+    """What records of the journal say together. ValueError if they aren't such."""
     found: Known = {}
     for value in values:
-        about = json.loads(value)
-        if about.get("begins"):
-            found[about["topic"]] = defaultdict(Runs)
-            continue
-        runs = found[about["topic"]][int(about["partition"])]
-        for source, target, count in about["runs"]:
-            runs.add(source, target, count)
+        try:
+            _learn(found, json.loads(value))
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{value[:80]!r} is none of ours") from error
     return found
+
+
+def _learn(found: Known, about: dict[str, Any]) -> None:
+    if about.get("begins"):
+        found[about["topic"]] = defaultdict(Runs)
+        return
+    runs = found[about["topic"]][int(about["partition"])]
+    for source, target, count in about["runs"]:
+        runs.add(source, target, count)

@@ -78,19 +78,17 @@ class Groups:
                 self.left_alone[name] = f"has gone on at the target ({_named(ahead)}) and stays there"
             new = {place: at for place, at in new.items() if place not in ahead}
             self._commit(name, {place: at for place, at in new.items() if there.get(place) != at})
-        except DeliveryError as error:
-            self.failed[name] = str(error)
-        else:
             self._ours |= {(name, place): at.offset for place, at in new.items()}
+        except DeliveryError as error:
+            cause = error.__cause__
+            if isinstance(cause, KafkaException) and cause.args[0].code() in HAS_MEMBERS:
+                self.left_alone[name] = "has members at the target and stays where they are"
+            else:
+                self.failed[name] = str(error)
 
     def _commit(self, name: str, offsets: Mapping[Place, Committed]) -> None:
-        try:
-            if offsets:
-                self.target.commit(name, offsets)
-        except DeliveryError as error:
-            if not isinstance(error.__cause__, KafkaException) or error.__cause__.args[0].code() not in HAS_MEMBERS:
-                raise
-            self.left_alone[name] = "has members at the target and stays where they are"
+        if offsets:
+            self.target.commit(name, offsets)
 
     def _is_ahead(self, name: str, place: Place, there: Committed | None, at: Committed) -> bool:
         return there is not None and there.offset > at.offset and there.offset != self._ours.get((name, place))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 
 SECONDS = 10.0
 WIDTH = 110
+MARKS = 10
+"""Transactions over which the rate is taken."""
 
 
 class Progress:
@@ -14,13 +17,17 @@ class Progress:
 
     def __init__(self) -> None:
         self.copied = 0
-        self._began = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._marks = deque([(self._said, 0)], maxlen=MARKS)
+        """When so many were copied."""
         self._written_over = sys.stderr.isatty()
 
     def add(self, count: int, left: int) -> None:
         """So many records more were copied; so many offsets are left."""
         self.copied += count
-        rate = self.copied / max(0.001, time.monotonic() - self._began)
+        now, (then, before) = time.monotonic(), self._marks[0]
+        self._marks.append((now, self.copied))
+        rate = (self.copied - before) / max(0.001, now - then)
         self.say(f"{self.copied:,} records copied, {rate:,.0f} a second, {left:,} left")
 
     def say(self, text: str) -> None:

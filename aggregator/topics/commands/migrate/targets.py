@@ -6,13 +6,14 @@ While it is copied it takes whatever time a record says (`COPYING`), then what t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 
 from agent.errors import DeliveryError
-from aggregator.topics.commands.cluster import SECONDS, Cluster, Place
+from aggregator.topics.commands.cluster import CALM, SECONDS, Cluster, Place
 from aggregator.topics.commands.manage import make
 from aggregator.topics.commands.migrate.journal import Known
 from aggregator.topics.commands.migrate.runs import Runs
@@ -88,9 +89,15 @@ class Targets:
         return {name: str(entry.value) for name, entry in entries.items() if _is_own(entry) or name in KEPT}
 
     def set_for_the_copy(self, topic: str) -> None:
-        """Of a topic that was there before."""
+        """Of a topic that was there before. It holds when this returns."""
+        end = time.monotonic() + SECONDS
+        self._set(topic, self._lacks(topic))
+        while self._lacks(topic) and time.monotonic() < end:
+            time.sleep(CALM)
+
+    def _lacks(self, topic: str) -> dict[str, str]:
         now = self.target.config(topic)
-        self._set(topic, {name: value for name, value in COPYING.items() if name in now and now[name].value != value})
+        return {name: value for name, value in COPYING.items() if name in now and now[name].value != value}
 
     def set_as_the_source(self, topic: str) -> None:
         """When it is copied."""

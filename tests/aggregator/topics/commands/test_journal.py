@@ -43,5 +43,5 @@ def test_a_topic_that_begins_again_is_new() -> None:
 @pytest.mark.parametrize("value", [b"", b"{", b"[]", b"{}", b'{"topic": "t", "partition": 0, "runs": [[5, 0, 1]]}'])
 def test_what_is_no_journal_is_refused(value: bytes) -> None:
     """Somebody wrote into the topic, or it lost its beginning."""
-    with pytest.raises((ValueError, KeyError, TypeError, AttributeError)):
+    with pytest.raises(ValueError):
         known([begins("u"), value])
