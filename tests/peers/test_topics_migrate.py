@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -539,6 +539,39 @@ def test_killed_again_and_again(road: Road, topic: str, kills: int = 6) -> None:
     found = read(road.source.bootstrap, topic, [topic], load.kept, reset="earliest")
     road.migrate(topic)
     check_copy(road, topic, load, found)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing that the copy has opened is closed."""
+
+
+@pytest.mark.parametrize("step", ["sent", "acknowledged", "journal written", "committed"])
+def test_stopped_at_each_step(out: Road, topic: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a transaction: when the next copy has ended, each record is there once, and known to the map."""
+    out.source.create_topic(topic)
+    produce(out.source.bootstrap, topic, various(40))
+    first = Move(Cluster(out.source.bootstrap), Cluster(out.target.bootstrap), re.compile(topic), re.compile(topic))
+    first.prepare(-1)
+    commit = first.copier._commit
+
+    def die(before: Callable[..., None] | None = None) -> Callable[..., None]:
+        def call(*arguments: Any) -> None:
+            if before:
+                before(*arguments)
+            raise Killed
+
+        return call
+
+    name, call = {
+        "sent": ("_finish", die()), "acknowledged": ("_paired", die()), "journal written": ("_commit", die()),
+        "committed": ("_commit", die(commit)),
+    }[step]  # fmt: skip
+    monkeypatch.setattr(first.copier, name, call)
+    with pytest.raises(Killed):
+        first.copy()
+    out.migrate(topic)
+    first.close()
+    assert stored(out.target.bootstrap, topic) == {0: various(40)}
 
 
 def test_another_one_takes_over(out: Road, topic: str) -> None:
