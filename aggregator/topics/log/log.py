@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,17 @@ class Log:
         return found is not None and "compact" in found.config.get("cleanup.policy", self._defaults["cleanup.policy"])
 
     async def _append_keyed(self, appends: Sequence[Append]) -> list[Appended | TopicsError]:
-        """To compacted topics."""
-        async with self._keyed.turn:
+        """To compacted topics, to each in the order of the requests."""
+        groups: dict[str, list[Append]] = {}
+        for one in appends:
+            groups.setdefault(one.topic, []).append(one)
+        # Tasks begin in the order in which they are made, whatever else their request asks for.
+        results = await asyncio.gather(*(self._append_looked_at(*group) for group in groups.items()))
+        left = dict(zip(groups, map(iter, results), strict=True))
+        return [next(left[one.topic]) for one in appends]
+
+    async def _append_looked_at(self, topic: str, appends: Sequence[Append]) -> list[Appended | TopicsError]:
+        async with self._keyed.turn(topic):
             faults = await self._keyed.look(appends)
             good = [one for one, fault in zip(appends, faults, strict=True) if fault is None]
             stored = self._store(good)
@@ -191,18 +201,12 @@ class Log:
         return [fault or next(left) for fault in faults]
 
     async def _append_received(self, appends: Sequence[Append], received: Transit) -> list[Appended | TopicsError]:
-        def hand() -> asyncio.Future[Any]:
-            return self._hand(lambda db, work: db.append_received(work, appends, received), _size(appends))
-
-        keyed = [one for one in appends if self._is_compacted(one.topic)]
-        if not keyed:
-            return list(await hand())
-        async with self._keyed.turn:
-            for fault in await self._keyed.look(keyed):
-                if fault:
-                    raise fault
-            stored = hand()
-        return list(await stored)
+        """Its sink waits for it and sends nothing else, so that there is no order to keep."""
+        for fault in await self._keyed.look([one for one in appends if self._is_compacted(one.topic)]):
+            if fault:
+                raise fault
+        call = partial(_append_received, appends, received)
+        return list(await self.run(call, size=_size(appends)))
 
     def _store(self, appends: Sequence[Append]) -> asyncio.Future[Any]:
         return self._hand(lambda db, work: db.append(work, appends), _size(appends), whole=True)
@@ -276,6 +280,10 @@ class Log:
     async def producer_id(self) -> int:
         """One that no producer has had."""
         return int(await self.run(lambda db, work: db.producer_id(work), whole=True))
+
+
+def _append_received(appends: Sequence[Append], received: Transit, db: Database, work: Work) -> list[Appended]:
+    return db.append_received(work, appends, received)
 
 
 def _size(appends: Sequence[Append]) -> int:
