@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -539,6 +540,25 @@ def test_killed_again_and_again(road: Road, topic: str, kills: int = 6) -> None:
     found = read(road.source.bootstrap, topic, [topic], load.kept, reset="earliest")
     road.migrate(topic)
     check_copy(road, topic, load, found)
+
+
+@pytest.mark.fault
+def test_both_sides_are_killed(tmp_path: Path, topic: str) -> None:
+    """While it follows, the target and the source are killed and started again: it goes on by itself."""
+    with Topics(tmp_path / "source", "source") as source, Topics(tmp_path / "target", "target") as target:
+        source.create_topic(topic)
+        process, count = start(*Road(source, target).line, "--follow"), 0
+        for server in (target, source, target):
+            for _ in range(15):
+                produce(source.bootstrap, topic, various(20, count))
+                count += 20
+            server.kill9()
+            server.start()
+        wait_until(lambda: has(target, topic, count), 90, "records at the target")
+        process.send_signal(signal.SIGINT)
+        said, wrong = process.communicate(timeout=90)
+        assert process.returncode == 0, said + wrong
+        assert stored(target.bootstrap, topic) == {0: various(count)}
 
 
 class Killed(BaseException):
