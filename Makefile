@@ -2,7 +2,7 @@
 # test    every test: installs what it needs, names what it could not have
 # check   lint, types, layers and the fast tests, in a minute
 # bench   measures against a real Flume and writes docs/performance.md
-# soak    the random kills, 500 a leg; the fan-out with 200,000 readings; the import of 1,000,000 rows
+# soak    the random kills, 500 a leg; 50 under transactions; the fan-out with 200,000 readings; the import of 1,000,000 rows
 # docs    regenerates the tables in docs/
 PYTHON ?= python3
 WORKERS ?= 2
@@ -38,6 +38,7 @@ bench: $(STAMPS)/python peers
 
 soak: $(STAMPS)/python peers
 	HEADRACE_KILLS=$(KILLS) $(BIN)/pytest -v -s tests/faults/test_random_kills.py tests/faults/test_topics_road.py
+	HEADRACE_KILLS=50 $(BIN)/pytest -v -s tests/peers/test_topics_transactions.py -k sigkill
 	HEADRACE_READINGS=200000 HEADRACE_KILLS=10 $(BIN)/pytest -v -s tests/faults/test_fan_out.py
 	HEADRACE_ROWS=1000000 $(BIN)/pytest -v -s tests/peers/test_sql.py
 
