@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
     AclPermissionType,
     AdminClient,
     NewTopic,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
 )
@@ -133,6 +134,16 @@ class Tools:
         return self.tool("consumer.group.ConsumerGroupCommand", "--describe", "--group", group)
 
     # A client in Python, quick enough for many looks.
+
+    def in_transaction(self, topic: str, partitions: int = 1) -> bool:
+        """Whether the topic has records of a transaction that hasn't ended."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        asked = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+
+        def end(level: IsolationLevel) -> int:
+            return sum(told.result(20).offset for told in admin.list_offsets(asked, isolation_level=level).values())
+
+        return end(IsolationLevel.READ_UNCOMMITTED) > end(IsolationLevel.READ_COMMITTED)
 
     def consume(self, topic: str, *, committed: bool = False, bootstrap: str = "") -> list[Record]:
         """Every record that the topic holds now, partition by partition; `committed`: as read_committed sees it."""

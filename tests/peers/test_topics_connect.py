@@ -135,17 +135,22 @@ def wait_idle(topics: Topics, group: str) -> None:
 @pytest.mark.fault
 @pytest.mark.limit(300)
 def test_file_to_file(topics: Topics, tmp_path: Path) -> None:
-    """Killed while lines come, the service has each line in its topic once, in order; killed again, and the worker
+    """Killed within a transaction, the service has each line in its topic once, in order; killed again, and the worker
     too, each line is in the file at the end once, in order.
 
     A sink may repeat what it hasn't committed when it is killed; it has committed all by then.
     """
     lines, out = Lines(tmp_path / "in.txt"), tmp_path / "out.txt"
     with Connect(tmp_path / "connect", topics.bootstrap) as connect:
-        size = {"batch.size": "1000000"}  # it leaves what is behind a full batch until the file grows
-        connect.connector("source", "FileStreamSourceConnector", file=str(lines.file), topic="lines", **size)
+        more = {
+            "batch.size": "1000000",  # it leaves what is behind a full batch until the file grows
+            "transaction.boundary": "interval",
+            "transaction.boundary.interval.ms": "500",
+        }
+        connect.connector("source", "FileStreamSourceConnector", file=str(lines.file), topic="lines", **more)
         lines.start()
         wait_until(lambda: len(values(topics)) > 500, 60, "lines come")
+        wait_until(lambda: topics.in_transaction("lines"), 60, "a transaction")
         topics.kill9()
         topics.start()
         lines.end()

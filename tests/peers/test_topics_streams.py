@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from tests.needs import need
 from tests.peers import jars
-from tests.peers.harness import Server
+from tests.peers.harness import Server, wait_until
 from tests.peers.kafka import QUIET, Reader
 from tests.peers.topics import Topics
 
@@ -82,13 +82,14 @@ def topics(tmp_path: Path) -> Iterator[Topics]:
 @pytest.mark.fault
 @pytest.mark.limit(300)
 def test_word_count(topics: Topics, tmp_path: Path) -> None:
-    """Killed in the middle and started again, then with the service killed under it, while words come all the time:
-    each word has each count from 1 on once and in order, which is as often as it was sent."""
+    """Killed within a transaction and started again, then with the service killed under it, while words come all the
+    time: each word has each count from 1 on once and in order, which is as often as it was sent."""
     words, counts = Words(topics.bootstrap), Reader(topics, "counts", PARTITIONS)
     with WordCount(tmp_path / "app", topics.bootstrap) as app:
         words.start()
         for server in (app, topics):
             counts.wait(words.sent.total() + 1000)
+            wait_until(lambda: topics.in_transaction("counts", PARTITIONS), 60, "a transaction")
             server.kill9()
             server.start()
         counts.wait(words.sent.total() + 1000)
