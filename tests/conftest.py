@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -96,6 +97,19 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if peers:
         named = ", ".join(f"{name} ({count} tests)" for name, count in sorted(peers.items()))
         terminalreporter.write_line(f"peers skipped: {len(peers)}: {named}", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets up its own logging, which would hide from `caplog` what later tests look
+    for."""
+    root = logging.getLogger()
+    level, handlers = root.level, set(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - handlers:
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
 
 
 @pytest.fixture

@@ -92,8 +92,15 @@ class Far:
         self.sink = make(f"{server.url}{folder}")
 
     async def arrived(self) -> list[str]:
-        text = await asyncio.to_thread(self.server.cat, f"{self.folder}/*")
-        return text.decode().splitlines()
+        for _ in range(5):
+            try:
+                text = await asyncio.to_thread(self.server.cat, f"{self.folder}/*")
+                return text.decode().splitlines()
+            except AssertionError as error:
+                if "File does not exist" not in str(error):
+                    raise
+                await asyncio.sleep(1)  # a file got its name between the listing and the look
+        raise AssertionError(f"files of {self.folder} don't come to rest")
 
     async def go_away(self) -> None:
         await asyncio.to_thread(self.server.kill_namenode)
