@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import argparse
 
+from confluent_kafka import KafkaError, KafkaException
+
+from agent.errors import DeliveryError
 from agent.options import OK
 from aggregator.topics.commands.cluster import Cluster
 from aggregator.topics.commands.reading import newest, place_of
@@ -16,9 +19,31 @@ from aggregator.topics.commands.sizes import sizes
 HEAD = ("TOPIC", "PARTITIONS", "RECORDS", "BYTES", "FIRST", "LAST")
 
 
+TRIES = 5
+"""A topic may be deleted between two questions."""
+
+
 def run(given: argparse.Namespace) -> int:
     """Print a line a topic."""
     cluster = Cluster.named(given.server, given.config)
+    for left in reversed(range(TRIES)):
+        try:
+            rows = _rows(cluster)
+            break
+        except DeliveryError as error:
+            if not left or not _is_gone(error):
+                raise
+    for line in table(rows, right=(1, 2, 3)):
+        print(line)
+    return OK
+
+
+def _is_gone(error: DeliveryError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def _rows(cluster: Cluster) -> list[tuple[str, ...]]:
     topics = cluster.topics()
     places = [(topic, index) for topic, count in topics.items() for index in range(count)]
     starts, ends = cluster.starts(places), cluster.ends(places)
@@ -30,9 +55,7 @@ def run(given: argparse.Namespace) -> int:
         size = "-" if bytes_of is None else f"{bytes_of[topic]:,}"
         times = time_of(first.get(topic, -1)), time_of(last.get(topic, -1))
         rows.append((topic, str(count), f"{records:,}", size, *times))
-    for line in table(rows, right=(1, 2, 3)):
-        print(line)
-    return OK
+    return rows
 
 
 Offsets = dict[tuple[str, int], int]
