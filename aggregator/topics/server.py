@@ -32,7 +32,7 @@ from aggregator.topics.wire.tables.records import FETCH, PRODUCE
 
 IN_FLIGHT = 5
 """Produce requests of one connection that may wait for their commit; the default of Kafka's clients."""
-IN_FLIGHT_BYTES = 2 << 20
+IN_FLIGHT_BYTES = 3 << 20
 """Their size, unless it is one alone: more of them make no commit larger."""
 SCRATCH = 1 << 18
 """Bytes that one read takes."""
