@@ -19,6 +19,7 @@ from datetime import datetime, tzinfo
 from functools import lru_cache
 
 from agent import clock
+from agent.event import stamp_in
 
 TAG = re.compile(r"%(\w|%)|%\{([\w.-]+)\}|%\[(\w+)\]", re.ASCII)
 HOSTS: dict[str, Callable[[], str]] = {
@@ -88,9 +89,9 @@ class Escape:
         return "".join(out)
 
     def _when(self, headers: Mapping[str, str]) -> int:
-        text = headers.get("timestamp", "")
-        if text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
-            return int(text)
+        stamp = stamp_in(headers, LATEST_MS)
+        if stamp is not None:
+            return stamp
         self.missed += 1
         return clock.wall_ms()
 

@@ -11,7 +11,7 @@ first (agent/store/streams.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.avro import record
@@ -31,6 +31,13 @@ class Event(NamedTuple):
 
     headers: dict[str, str]
     body: bytes
+
+
+def stamp_in(headers: Mapping[str, str], below: int) -> int | None:
+    """The header `timestamp`, in ms; None where it is missing, no number, or not `below`."""
+    text = headers.get("timestamp", "")
+    usable = text.isascii() and text.isdigit() and len(text) < 16
+    return stamp if usable and (stamp := int(text)) < below else None
 
 
 class Batch:

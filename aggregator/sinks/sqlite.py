@@ -30,7 +30,7 @@ from agent import clock
 from agent.config.fields import Config as AnyConfig
 from agent.config.fields import key
 from agent.errors import DeliveryError, translated
-from agent.event import Batch, Event
+from agent.event import Batch, Event, stamp_in
 from agent.output_files import make_folder
 from agent.sink import Held, Sink, SinkConfig
 from agent.store.streams import Identity
@@ -182,9 +182,8 @@ def rows(batch: Batch, identities: tuple[Identity, ...]) -> Iterator[Row]:
 
 def time_of(event: Event) -> str:
     """The timestamp header (ms since the epoch), else now, such as `2026-11-25T02:00:54.123Z`."""
-    text = event.headers.get("timestamp", "")
-    usable = text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS
-    when = EPOCH + timedelta(milliseconds=int(text) if usable else clock.wall_ms())
+    stamp = stamp_in(event.headers, LATEST_MS)
+    when = EPOCH + timedelta(milliseconds=clock.wall_ms() if stamp is None else stamp)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from agent import clock
 from agent.errors import Rejected
 from agent.escape import Escape
-from agent.event import Batch
+from agent.event import Batch, stamp_in
 from agent.serializers.avro_event import NUMBER, ORIGIN
 from aggregator.topics import names
 from aggregator.topics.record import Headers
@@ -58,7 +58,7 @@ class Mapper:
         names_of = self._identities(batch)
         for event in batch.events:
             headers, body = event
-            stamp = _time(headers.get(TIMESTAMP))
+            stamp = stamp_in(headers, LATEST_MS)
             time, skipped = (now, "") if stamp is None else (stamp, TIMESTAMP)
             topic = fixed if fixed is not None else self._topic(headers)
             its_key = (key if key is not None else self.key.expand(headers)).encode() or None
@@ -89,12 +89,6 @@ class Mapper:
                 f"the pattern {self.topic.pattern} makes {name[:60]!r} of an event's headers: no legal topic"
             )
         return name
-
-
-def _time(text: str | None) -> int | None:
-    if text and text.isascii() and text.isdigit() and len(text) < 16 and int(text) < LATEST_MS:
-        return int(text)
-    return None
 
 
 @lru_cache(8192)
