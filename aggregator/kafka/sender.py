@@ -19,7 +19,6 @@ number. It doesn't matter how the channel splits its batches the next time.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Sequence
@@ -47,7 +46,6 @@ PASSING = (
     KafkaError.UNSTABLE_OFFSET_COMMIT,
 )
 """A broker that has just started says so for a while."""
-LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 CALM = 0.1
 """Seconds between two looks."""
 
@@ -58,11 +56,6 @@ class Records(NamedTuple):
     topic: str
     records: list[dict[str, Any]]
     plain: bool
-
-
-def is_legal(topic: str) -> bool:
-    """Whether Kafka takes it as a topic's name."""
-    return bool(LEGAL.fullmatch(topic)) and topic not in (".", "..")
 
 
 class Sender:

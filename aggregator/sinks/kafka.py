@@ -33,8 +33,9 @@ from agent.event import Batch, Event
 from agent.sink import Held, Sink, SinkConfig
 from aggregator.kafka import client, identity
 from aggregator.kafka.member import Daemon
-from aggregator.kafka.sender import Records, Sender, is_legal
+from aggregator.kafka.sender import Records, Sender
 from aggregator.kafka.stored import stored
+from aggregator.topics.names import is_legal
 
 GRACE = 10.0
 """Seconds beyond callTimeout after which the thread is given up."""

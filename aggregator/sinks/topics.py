@@ -26,10 +26,9 @@ from aggregator.services.topics import service_in
 from aggregator.topics import record_batch
 from aggregator.topics.broker import Broker
 from aggregator.topics.errors import Code, TopicsError
-from aggregator.topics.log.catalog import NAME
 from aggregator.topics.log.log import Append
 from aggregator.topics.mapping import Mapper, partition_of
-from aggregator.topics.names import LONGEST
+from aggregator.topics.names import LONGEST, is_legal
 from aggregator.topics.record import Headers
 
 BATCH_BYTES = 900_000
@@ -62,7 +61,7 @@ class TopicsConfig(SinkConfig):
             except ValueError as error:
                 found.append((name, str(error)))
                 continue
-            if name == "topic" and fixed is not None and not _is_legal(fixed):
+            if name == "topic" and fixed is not None and not is_legal(fixed):
                 found.append((name, f"{fixed!r} is no topic: it takes 1 to {LONGEST} letters, digits and . _ -"))
         if self.servers:
             from aggregator.topics.elsewhere import config_of
@@ -73,10 +72,6 @@ class TopicsConfig(SinkConfig):
                     "positionTopic": self.positionTopic}  # fmt: skip
             found += [(one, "has no meaning without kafka.bootstrap.servers") for one, value in only.items() if value]
         return found
-
-
-def _is_legal(name: str) -> bool:
-    return bool(NAME.fullmatch(name)) and name not in (".", "..")
 
 
 class TopicsSink(Sink):

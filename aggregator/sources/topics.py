@@ -21,6 +21,7 @@ from agent.config.fields import Config as AnyConfig
 from agent.config.fields import Seconds, key
 from agent.errors import ChannelFull, DeliveryError
 from agent.event import Batch, Event
+from agent.serializers.avro_event import NUMBER, ORIGIN
 from agent.source import DeadLetter, Source, SourceConfig
 from agent.store.streams import identities_of
 from aggregator.kafka.identity import Name, name_in, origin_of
@@ -37,7 +38,7 @@ LOOK_SECONDS = 1.0
 """How often it looks for topics and partitions that are new."""
 DAY_MS = 86_400_000
 NOTHING = Offset(-1)
-OURS = ("headrace.origin", "headrace.number")
+OURS = (ORIGIN, NUMBER)
 
 
 class TopicsConfig(SourceConfig):

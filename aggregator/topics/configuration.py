@@ -10,8 +10,8 @@ from agent.config.fields import Bytes, key
 from agent.tls import ServerTlsConfig
 from aggregator.topics.access import acl
 from aggregator.topics.log import settings
-from aggregator.topics.log.catalog import NAME
 from aggregator.topics.log.log import Options
+from aggregator.topics.names import NAME
 
 EVERYWHERE = ("", "0.0.0.0", "::", "*")
 NO_BYTES = Bytes(0)

@@ -14,8 +14,14 @@ from __future__ import annotations
 import re
 
 LONGEST = 249
+NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 ESCAPED = re.compile(r"_(?=[0-9A-F]{2})|[^A-Za-z0-9/_-]")
 ESCAPE = re.compile(rb"_([0-9A-F]{2})")
+
+
+def is_legal(topic: str) -> bool:
+    """Whether Kafka takes it as a topic's name."""
+    return bool(NAME.fullmatch(topic)) and topic not in (".", "..")
 
 
 def topic_of(mqtt_topic: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from agent.avro import record as avro
 from aggregator.topics.errors import Code, TopicsError
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -35,13 +36,7 @@ def varint(number: int) -> bytes:
     """A signed number as zig-zag varint. ValueError if it has more than 64 bits."""
     if not -(1 << 63) <= number < 1 << 63:
         raise ValueError(f"{number} has more than 64 bits")
-    rest = (number << 1) ^ (number >> 63)
-    out = bytearray()
-    while rest > 0x7F:
-        out.append(rest & 0x7F | 0x80)
-        rest >>= 7
-    out.append(rest)
-    return bytes(out)
+    return avro.varint(number)
 
 
 _VARINTS = [varint(number) for number in (*range(_SMALL), *range(-_SMALL, 0))]

@@ -7,7 +7,6 @@ slice (log/janitor.py), and only then are their numbers given out again.
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import uuid
 from collections.abc import Mapping
@@ -18,8 +17,8 @@ from aggregator.topics.log import settings
 from aggregator.topics.log.schema import PARTITION_LIMIT
 from aggregator.topics.log.settings import Options
 from aggregator.topics.log.states import PartState, TopicState, Work
+from aggregator.topics.names import is_legal
 
-NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """A legal topic name, but for `.` and `..` (org.apache.kafka.common.internals.Topic)."""
 MOST_PARTITIONS = 10_000
 """Of all topics together."""
@@ -76,7 +75,7 @@ class Catalog:
 
     def create(self, work: Work, name: str, partitions: int, config: Mapping[str, str]) -> TopicState:
         """A topic with empty partitions. TopicsError."""
-        if not NAME.fullmatch(name) or name in (".", ".."):
+        if not is_legal(name):
             raise TopicsError(Code.INVALID_TOPIC_EXCEPTION, f"{name[:260]!r} is no legal topic name")
         if name in self.topics:
             raise TopicsError(Code.TOPIC_ALREADY_EXISTS, f"topic {name} exists")
