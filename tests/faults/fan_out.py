@@ -50,9 +50,9 @@ c.sinks.forward.type = avro
 c.sinks.forward.channel = kept
 c.sinks.forward.hostname = 127.0.0.1
 c.sinks.forward.port = {receiver}
-c.sinks.forward.batch-size = 100
+c.sinks.forward.batch-size = {batch}
 c.sinks.forward.backoff = 50
-c.sinks.forward.maxBackoff = 500
+c.sinks.forward.maxBackoff = {longest}
 """
 AGGREGATOR = """\
 a.sources = r
@@ -178,7 +178,7 @@ class FanOut:
         keys = {
             "folder": folder, "url": self.broker.url, "receiver": free_port(), "sinks": " ".join(sinks),
             "hdfs": self.hdfs.url, "hbase": self.hbase.port, "metastore": self.metastore.url,
-            "kafka": self.kafka.bootstrap,
+            "kafka": self.kafka.bootstrap, "batch": 100, "longest": 500,
         }  # fmt: skip
         text = AGGREGATOR + "".join(EACH.replace("{sink}", sink) + KEYS[sink] for sink in sinks)
         self.collector = Program("edge", COLLECTOR.format(**keys), folder / "collector", name="collector")

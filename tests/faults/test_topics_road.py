@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from tests.faults.audit import Sent
 from tests.faults.crash_road import Sensors
+from tests.faults.fan_out import COLLECTOR
 from tests.needs import need
 from tests.peers.harness import Program, free_port, progress, wait_until
 from tests.peers.mosquitto import Mosquitto
@@ -29,26 +30,6 @@ SHORTEST, LONGEST = 0.2, 2.5
 """Seconds from a start to the kill; some die before they are ready."""
 PARTITIONS = 3
 Reading = tuple[str, str]
-COLLECTOR = """\
-c.sources = sensors
-c.channels = kept
-c.sinks = forward
-c.sources.sensors.type = mqtt
-c.sources.sensors.url = {url}
-c.sources.sensors.topics = s/#
-c.sources.sensors.clientId = collector
-c.sources.sensors.batchDuration = 20
-c.sources.sensors.channels = kept
-c.channels.kept.type = file
-c.channels.kept.path = {folder}/collector-store
-c.sinks.forward.type = avro
-c.sinks.forward.channel = kept
-c.sinks.forward.hostname = 127.0.0.1
-c.sinks.forward.port = {receiver}
-c.sinks.forward.batch-size = 20
-c.sinks.forward.backoff = 50
-c.sinks.forward.maxBackoff = 200
-"""
 AGGREGATOR = """\
 a.sources = r
 a.channels = kept
@@ -152,7 +133,10 @@ def test_each_reading_is_once_in_the_topic(tmp_path: Path) -> None:
     dice, sent = random.Random(SEED), Sent()
     receiver, kafka = free_port(), free_port()
     with Mosquitto(tmp_path / "broker") as broker:
-        keys = {"url": broker.url, "folder": tmp_path, "receiver": receiver, "kafka": kafka, "partitions": PARTITIONS}
+        keys = {
+            "url": broker.url, "folder": tmp_path, "receiver": receiver, "kafka": kafka, "partitions": PARTITIONS,
+            "batch": 20, "longest": 200,
+        }  # fmt: skip
         aggregator = Program("aggregator", AGGREGATOR.format(**keys), tmp_path / "a", name="aggregator")
         collector = Program("edge", COLLECTOR.format(**keys), tmp_path / "c", name="collector")
         sensors = Sensors(broker, sent)
